@@ -1,0 +1,244 @@
+"""
+Settings: one table gives the flags, the TOML keys, the defaults and the help.
+
+A flag beats the file, the file beats the default. A key or a flag that is not known is refused with
+the nearest one that is: a misspelt setting must not be silently without effect.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .model import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+_UNITS = {"ms": NS_PER_S // 1000, "s": NS_PER_S, "m": 60 * NS_PER_S, "h": 3600 * NS_PER_S}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used: which, where, and how to mend it."""
+
+
+def duration(text: str) -> int:
+    """``1s``, ``500ms``, ``10m``, ``1h30m`` as ns, as Prometheus writes durations; ValueError otherwise."""
+    parts = re.findall(r"(\d+)(ms|s|m|h)", str(text))
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is not a duration such as 500ms, 1s or 10m")
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+
+
+def positive_duration(text: str) -> int:
+    """A duration above zero."""
+    value = duration(text)
+    if not value:
+        raise ValueError("must be longer than 0")
+    return value
+
+
+def interval(text: str) -> int:
+    """A sampling interval: 100 ms (what GPM needs between two samples) to 60 s."""
+    value = duration(text)
+    if not NS_PER_S // 10 <= value <= 60 * NS_PER_S:
+        raise ValueError(f"{text} is not between 100ms and 60s")
+    return value
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """One of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def directory(text: str) -> Path:
+    """A directory; it need not exist."""
+    if not text:
+        raise ValueError("must name a directory")
+    return Path(text)
+
+
+def optional_file(text: str) -> Path | None:
+    """A file, or "" for none."""
+    return Path(text) if text else None
+
+
+def _setting(name: str, default: str | bool, parse: Callable[[str], Any] | None, text: str) -> Any:
+    value = default if parse is None else parse(str(default))
+    meta = {"name": name, "parse": parse, "help": text, "shown": default}
+    return field(default=value, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting, parsed. Durations are in ns."""
+
+    web_listen_address: str = _setting(
+        "web.listen-address",
+        ":9816",
+        str,
+        "host:port to serve on; :9816 is every interface, 127.0.0.1:9816 only this machine",
+    )
+    web_config_file: Path | None = _setting(
+        "web.config.file",
+        "",
+        optional_file,
+        "TLS, client certificates and basic auth, in the exporter-toolkit's YAML format",
+    )
+    path_sysfs: Path = _setting("path.sysfs", "/sys", directory, "where sysfs is mounted")
+    path_procfs: Path = _setting("path.procfs", "/proc", directory, "where procfs is mounted")
+    path_cgroupfs: Path = _setting(
+        "path.cgroupfs", "/sys/fs/cgroup", directory, "where the cgroup trees are mounted"
+    )
+    path_state: Path = _setting(
+        "path.state",
+        "/var/lib/jobwatt",
+        directory,
+        "the ledger, the calibration and the hooks' records",
+    )
+    sample_interval: int = _setting(
+        "sample.interval", "1s", interval, "time between two samples, 100ms to 60s"
+    )
+    source_rapl: bool = _setting(
+        "source.rapl", True, None, "read RAPL (powercap, else the perf power PMU)"
+    )
+    source_nvml: bool = _setting("source.nvml", True, None, "read NVIDIA GPUs through NVML")
+    nvml_process_interval: int = _setting(
+        "nvml.process-interval",
+        "10s",
+        positive_duration,
+        "time between two GPU process lists (they take the driver's lock)",
+    )
+    nvml_release: int = _setting(
+        "nvml.release",
+        "10m",
+        positive_duration,
+        "how long `jobwatt release-gpus` lets go of the driver",
+    )
+    slurm_slice: str = _setting(
+        "slurm.slice",
+        "system.slice",
+        str,
+        "systemd slice that holds slurmstepd's scope (cgroup v2)",
+    )
+    slurm_gpu_numbering: str = _setting(
+        "slurm.gpu-numbering",
+        "minor",
+        choice("minor", "nvml", "list"),
+        "what Slurm's GPU index counts: minor, nvml or list",
+    )
+    slurm_rpc: bool = _setting(
+        "slurm.rpc", True, None, "ask slurmctld (pyslurm or scontrol, in a child) once per new job"
+    )
+    slurm_rpc_timeout: int = _setting(
+        "slurm.rpc-timeout", "5s", positive_duration, "after this the child is killed"
+    )
+    slurm_conf: Path | None = _setting(
+        "slurm.conf", "", optional_file, "slurm.conf for the child that asks slurmctld"
+    )
+    ledger_linger: int = _setting(
+        "ledger.linger", "10m", positive_duration, "how long a finished job's series stay"
+    )
+    log_level: str = _setting(
+        "log.level",
+        "info",
+        choice("debug", "info", "warning", "error"),
+        "least severe level that is logged",
+    )
+
+
+Setting = dataclasses.Field[Any]
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting's field; its metadata has name, parse (None for a switch), help and shown."""
+    return iter(dataclasses.fields(Config))
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` a flag per setting and --config.file."""
+    group = parser.add_argument_group(
+        "settings", 'each is also a key of the TOML file: [web] listen-address = ":9816"'
+    )
+    group.add_argument(
+        "--config.file", dest="config.file", metavar="FILE", help="settings in TOML; flags beat it"
+    )
+    for setting in settings():
+        name, shown = setting.metadata["name"], setting.metadata["shown"]
+        if setting.metadata["parse"] is None:
+            text = f"{setting.metadata['help']} (default {'on' if shown else 'off'})"
+            action: Any = argparse.BooleanOptionalAction
+            group.add_argument(f"--{name}", dest=name, action=action, default=None, help=text)
+        else:
+            text = f"{setting.metadata['help']} (default {shown or 'none'})".replace("%", "%%")
+            group.add_argument(f"--{name}", dest=name, metavar="VALUE", help=text)
+
+
+def from_flags(given: Mapping[str, Any]) -> Config:
+    """Config from parsed flags (by setting name; None where not given) and the file they name."""
+    values: dict[str, Any] = {}
+    path = given.get("config.file")
+    if path:
+        values.update(_from_file(Path(path)))
+    for setting in settings():
+        name = setting.metadata["name"]
+        if given.get(name) is not None:
+            values[setting.name] = _parsed(setting, given[name], f"--{name}")
+    return Config(**values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"--config.file: {path}: cannot read ({err.strerror})") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"--config.file: {path}: not TOML ({err})") from err
+    by_name = {setting.metadata["name"]: setting for setting in settings()}
+    values = {}
+    for name, value in _flat(plain, by_name):
+        if name not in by_name:
+            raise ConfigError(f"{path}: unknown key {name}{nearest(name, by_name)}")
+        values[by_name[name].name] = _parsed(by_name[name], value, f"{path}: {name}")
+    return values
+
+
+def _flat(
+    table: Mapping[str, Any], known: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict) and prefix + key not in known:
+            yield from _flat(value, known, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _parsed(setting: Setting, value: Any, where: str) -> Any:
+    parse = setting.metadata["parse"]
+    expected = bool if parse is None else str
+    if not isinstance(value, expected):
+        raise ConfigError(
+            f"{where}: {value!r} must be {'true or false' if parse is None else 'a string'}"
+        )
+    try:
+        return value if parse is None else parse(value)
+    except ValueError as err:
+        raise ConfigError(f"{where}: {err}") from err
+
+
+def nearest(word: str, known: Any) -> str:
+    """``; did you mean X?`` or ""."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""

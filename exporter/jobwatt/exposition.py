@@ -1,0 +1,364 @@
+"""
+What a page shows: an immutable view becomes metric families, and families become bytes.
+
+Pure. Figures are written as exact decimals of the integers behind them, so that jobs, system and
+unallocated add up on the page to the microjoule. The encoder is our own because the page must cost
+next to nothing (tests/bench compares it with prometheus_client's, which takes several times as
+long); ``JobwattCollector`` gives the same families to a prometheus_client registry, and a test
+holds the two to the same text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .attribute import SYSTEM, UNALLOCATED
+from .metrics import CATALOGUE, Metric, Type
+from .model import NS_PER_S, Domain, JobMeta, Snapshot
+from .totals import GpuTotals, JobTotals, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from prometheus_client.core import Metric as ClientMetric
+
+    from .idle import Idle
+
+Values = tuple[str, ...]
+Rows = dict[Values, str]  # label values -> exact decimal
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How a source fares: ``message`` says what is not measured and why, "" where all is well."""
+
+    name: str
+    up: bool
+    read_s: float = 0.0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """
+    Everything one page is made from.
+
+    Attributes:
+        gpu_index: UUID -> NVML index, of every GPU seen so far.
+        rpc_calls: questions asked of slurmctld by outcome.
+    """
+
+    totals: Totals
+    snapshot: Snapshot
+    idle: Idle
+    node: str = ""
+    version: str = ""
+    sources: tuple[SourceStatus, ...] = ()
+    gpu_index: Mapping[str, str] = field(default_factory=dict)
+    ledger_fault: str = ""
+    sample_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as the page shows it: one per job id, its parts under several slurmd added up."""
+
+    meta: JobMeta
+    labels: Values
+    parts: tuple[JobTotals, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether any part of it still runs here."""
+        return any(not part.ended_ns for part in self.parts)
+
+    def energy_uj(self) -> dict[Domain, int]:
+        """Energy by component."""
+        energy: dict[Domain, int] = {}
+        for part in self.parts:
+            for domain, uj in part.energy_uj.items():
+                energy[domain] = energy.get(domain, 0) + uj
+        return energy
+
+    def power_uw(self) -> int | None:
+        """Power at the last full sample; None where it is not known yet or no more."""
+        powers = [part.mark.power_uw for part in self.parts if not part.ended_ns]
+        known = [power for power in powers if power is not None]
+        return sum(known) if known else None
+
+    def gpus(self) -> dict[str, GpuTotals]:
+        """Totals by GPU."""
+        merged: dict[str, GpuTotals] = {}
+        for part in self.parts:
+            for uuid, more in part.gpus.items():
+                old = merged.get(uuid)
+                merged[uuid] = more if old is None else _gpu_sum(old, more)
+        return merged
+
+    def coverage(self, now: Snapshot) -> float | None:
+        """Share of its seconds that were measured; None where its start is not known."""
+        if not self.meta.start_s and not self.meta.start_ns:
+            return None
+        ends_s = [part.ended_s for part in self.parts]
+        end_s = max(ends_s) if all(ends_s) else now.wall_s
+        lived_ns = int((end_s - self.meta.start_s) * NS_PER_S)
+        if self.meta.start_ns:
+            ends_ns = [part.ended_ns for part in self.parts]
+            lived_ns = (max(ends_ns) if all(ends_ns) else now.t_ns) - self.meta.start_ns
+        measured_ns = max(part.measured_ns for part in self.parts)
+        return min(measured_ns / lived_ns, 1.0) if lived_ns > 0 else None
+
+
+def _gpu_sum(a: GpuTotals, b: GpuTotals) -> GpuTotals:
+    return GpuTotals(
+        a.energy_uj + b.energy_uj,
+        a.held_ns + b.held_ns,
+        a.idle_ns + b.idle_ns,
+        a.idle_uj + b.idle_uj,
+        a.unknown_ns + b.unknown_ns,
+    )
+
+
+def jobs(view: View) -> list[JobView]:
+    """The jobs of a view, by job id."""
+    groups: dict[str, list[JobTotals]] = {}
+    for key, totals in view.totals.jobs.items():
+        usage = totals.job.usage
+        groups.setdefault(totals.job.meta.jobid or str(usage.jobid or key), []).append(totals)
+    shown = []
+    for jobid, parts in groups.items():
+        meta = max(
+            (part.job.meta for part in parts), key=lambda m: (bool(m.user), bool(m.resolved_by))
+        )
+        labels = (jobid, meta.user, meta.account, meta.partition)
+        shown.append(JobView(meta, labels, tuple(parts)))
+    return shown
+
+
+# --- families ------------------------------------------------------------------------------------
+
+
+def families(view: View) -> list[tuple[Metric, Rows]]:
+    """Every family that has something to show, in the catalogue's order."""
+    page: dict[str, Rows] = {name: {} for name in CATALOGUE}
+    for job in jobs(view):
+        _job_rows(page, job, view)
+    _node_rows(page, view)
+    _device_rows(page, view)
+    _own_rows(page, view)
+    for sample in view.snapshot.samples:
+        page[sample.metric][sample.labels] = _number(sample.value)
+    for (metric, labels), count in view.totals.counters.items():
+        page[metric][labels] = str(count)
+    return [(CATALOGUE[name], rows) for name, rows in page.items() if rows]
+
+
+def _job_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
+    labels, meta = job.labels, job.meta
+    for domain, uj in job.energy_uj().items():
+        page["jobwatt_job_energy_joules_total"][*labels, domain] = _micro(uj)
+    page["jobwatt_job_cpu_seconds_total"][labels] = _nano(sum(part.cpu_ns for part in job.parts))
+    uid = next((str(u) for u in (meta.uid, job.parts[0].job.usage.uid) if u is not None), "")
+    facts = (
+        meta.name,
+        meta.qos,
+        meta.array_job_id,
+        meta.array_task_id,
+        uid,
+        meta.resolved_by,
+        meta.gpus_by,
+    )
+    page["jobwatt_job_info"][labels + facts] = "1"
+    if meta.start_s:
+        page["jobwatt_job_start_time_seconds"][labels] = str(meta.start_s)
+    if meta.limit_end_s:
+        page["jobwatt_job_limit_time_seconds"][labels] = str(meta.limit_end_s)
+    if not job.running:
+        page["jobwatt_job_end_time_seconds"][labels] = str(max(part.ended_s for part in job.parts))
+    coverage = job.coverage(view.snapshot)
+    if coverage is not None:
+        page["jobwatt_job_coverage_ratio"][labels] = f"{coverage:.6f}"
+    _job_gpu_rows(page, job, view)
+    if job.running:
+        _running_rows(page, job)
+
+
+def _job_gpu_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
+    states = {state.uuid: state for state in view.snapshot.gpus}
+    held = {uuid for part in job.parts if not part.ended_ns for uuid in part.job.meta.gpus}
+    for uuid, totals in job.gpus().items():
+        labels = (*job.labels, view.gpu_index.get(uuid, ""), uuid)
+        page["jobwatt_job_gpu_energy_joules_total"][labels] = _micro(totals.energy_uj)
+        page["jobwatt_job_gpu_allocated_seconds_total"][labels] = _nano(totals.held_ns)
+        page["jobwatt_job_gpu_idle_seconds_total"][labels] = _nano(totals.idle_ns)
+        page["jobwatt_job_gpu_idle_energy_joules_total"][labels] = _micro(totals.idle_uj)
+        page["jobwatt_job_gpu_unknown_seconds_total"][labels] = _nano(totals.unknown_ns)
+        state = states.get(uuid)
+        if state is None or uuid not in held:
+            continue
+        if state.busy_permille is not None:
+            page["jobwatt_job_gpu_utilization_ratio"][labels] = _number(state.busy_permille / 1000)
+        if state.memory_used_bytes is not None:
+            page["jobwatt_job_gpu_memory_used_bytes"][labels] = str(state.memory_used_bytes)
+
+
+def _running_rows(page: dict[str, Rows], job: JobView) -> None:
+    usages = [part.job.usage for part in job.parts if not part.ended_ns]
+    power_uw = job.power_uw()
+    if power_uw is not None:
+        page["jobwatt_job_power_watts"][job.labels] = _micro(power_uw)
+    cpus = sum(
+        part.job.meta.cpus_alloc or len(part.job.usage.cpus or ())
+        for part in job.parts
+        if not part.ended_ns
+    )
+    if cpus:
+        page["jobwatt_job_cpus"][job.labels] = str(cpus)
+    used = [usage.mem_bytes for usage in usages if usage.mem_bytes is not None]
+    if used:
+        page["jobwatt_job_memory_used_bytes"][job.labels] = str(sum(used))
+    limits = [usage.mem_limit_bytes for usage in usages if usage.mem_limit_bytes is not None]
+    if limits:
+        page["jobwatt_job_memory_limit_bytes"][job.labels] = str(sum(limits))
+
+
+def _node_rows(page: dict[str, Rows], view: View) -> None:
+    totals, node = view.totals, view.snapshot.node
+    for domain, uj in totals.node.items():
+        page["jobwatt_node_energy_joules_total"][(domain,)] = _micro(uj)
+    for domain, mark in totals.node_marks.items():
+        if mark.power_uw is not None:
+            page["jobwatt_node_power_watts"][(domain,)] = _micro(mark.power_uw)
+    for (owner, domain), uj in totals.owners.items():
+        page[_OWNER_METRIC[owner]][(domain,)] = _micro(uj)
+    if node.cpu_busy_ns:
+        page["jobwatt_node_cpus"][()] = str(len(node.cpu_busy_ns))
+        page["jobwatt_node_cpu_busy_seconds_total"][()] = _nano(totals.busy_ns)
+    if node.mem_total_bytes:
+        page["jobwatt_node_memory_total_bytes"][()] = str(node.mem_total_bytes)
+    if Domain.OTHER in totals.node:
+        page["jobwatt_residual_energy_joules_total"][()] = _micro(totals.residual_uj)
+
+
+_OWNER_METRIC = {
+    SYSTEM: "jobwatt_system_energy_joules_total",
+    UNALLOCATED: "jobwatt_unallocated_energy_joules_total",
+}
+
+
+def _device_rows(page: dict[str, Rows], view: View) -> None:
+    powers = view.idle.power_uw()
+    for device_id, totals in view.totals.devices.items():
+        device = totals.device
+        if device.domain is Domain.GPU:
+            labels = (view.gpu_index.get(device_id, device.name), device_id)
+            page["jobwatt_gpu_energy_joules_total"][labels] = _micro(totals.energy_uj)
+            if totals.integrated_uj:
+                page["jobwatt_gpu_integrated_energy_joules_total"][labels] = _micro(
+                    totals.integrated_uj
+                )
+                ratio = totals.compared_uj / totals.integrated_uj
+                page["jobwatt_gpu_energy_counter_ratio"][labels] = f"{ratio:.6f}"
+        elif device.source == "rapl":
+            page["jobwatt_rapl_energy_joules_total"][device.name, device_id] = _micro(
+                totals.energy_uj
+            )
+        elif device.domain is Domain.NODE:
+            page["jobwatt_wall_energy_joules_total"][device.source, device.name or device_id] = (
+                _micro(totals.energy_uj)
+            )
+        if device.summed and device_id in powers:
+            row = (str(device.domain), device_id, view.idle.origin(device_id))
+            page["jobwatt_idle_power_watts"][row] = _micro(powers[device_id])
+
+
+def _own_rows(page: dict[str, Rows], view: View) -> None:
+    for source in view.sources:
+        page["jobwatt_source_up"][(source.name,)] = "1" if source.up else "0"
+        page["jobwatt_source_read_seconds"][(source.name,)] = f"{source.read_s:.6f}"
+    running = [job for job in view.totals.jobs.values() if not job.ended_ns]
+    page["jobwatt_snapshot_timestamp_seconds"][()] = f"{view.snapshot.wall_s:.3f}"
+    page["jobwatt_sample_seconds"][()] = f"{view.sample_s:.6f}"
+    page["jobwatt_jobs"][()] = str(
+        len({job.job.meta.jobid or job.job.usage.key for job in running})
+    )
+    page["jobwatt_jobs_unresolved"][()] = str(sum(not job.job.meta.resolved_by for job in running))
+    page["jobwatt_ledger_up"][()] = "0" if view.ledger_fault else "1"
+    page["jobwatt_build_info"][(view.version,)] = "1"
+
+
+def _micro(value: int) -> str:
+    """uJ as J, uW as W: exact."""
+    return f"{value // 1_000_000}.{value % 1_000_000:06d}"
+
+
+def _nano(value: int) -> str:
+    """Ns as s: exact."""
+    return f"{value // NS_PER_S}.{value % NS_PER_S:09d}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """
+    Families to text. Label strings are kept from page to page: they are most of the work, and the
+    same series come back every time.
+    """
+
+    _LIMIT = 50_000  # label strings kept; well above one node's series, so churn cannot fill memory
+
+    def __init__(self) -> None:
+        self._labels: dict[tuple[Values, Values], str] = {}
+
+    def encode(self, page: Iterable[tuple[Metric, Rows]], *, openmetrics: bool) -> bytes:
+        """Prometheus text 0.0.4, or OpenMetrics 1.0.0."""
+        if len(self._labels) > self._LIMIT:
+            self._labels.clear()
+        lines: list[str] = []
+        for metric, rows in page:
+            name = metric.name.removesuffix("_total") if openmetrics else metric.name
+            lines.append(f"# HELP {name} {metric.help}\n# TYPE {name} {metric.type}\n")
+            for values, text in rows.items():
+                lines.append(f"{metric.name}{self._label_string(metric.labels, values)} {text}\n")
+        if openmetrics:
+            lines.append("# EOF\n")
+        return "".join(lines).encode()
+
+    def _label_string(self, names: Values, values: Values) -> str:
+        if not names:
+            return ""
+        known = self._labels.get((names, values))
+        if known is None:
+            pairs = ",".join(
+                f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)
+            )
+            known = self._labels[names, values] = f"{{{pairs}}}"
+        return known
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+class JobwattCollector:
+    """A prometheus_client collector over a view: ``registry.register(JobwattCollector(lambda: view))``."""
+
+    def __init__(self, page: Iterable[tuple[Metric, Rows]]) -> None:
+        self._page = page
+
+    def collect(self) -> Iterator[ClientMetric]:
+        """Yield every family."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for metric, rows in self._page:
+            kind = CounterMetricFamily if metric.type is Type.COUNTER else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for values, text in rows.items():
+                family.add_metric([str(value) for value in values], float(text))
+            yield family

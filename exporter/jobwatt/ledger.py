@@ -1,0 +1,330 @@
+"""
+The account on disk: SQLite, so that nothing is lost or counted twice over a restart or a kill.
+
+Totals and the cursor (the last reading of every counter) are committed in one transaction before
+they are shown, so a page never shows what a restart could take back. WAL without an fsync per
+commit survives the death of the process but not of the power: after an unclean boot every counter
+begins at zero, because Prometheus corrects a counter that begins again but counts one that steps
+back a little as its whole value once more.
+
+A ledger that cannot be used never stops the measuring: a damaged or a newer file is set aside and a
+new one begun, a full disk keeps totals in memory until it has room. All of SQL is in this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .interval import Carry
+from .model import Domain, Reading, Snapshot
+from .record import decode, encode
+from .totals import DeviceTotals, JobTotals, Mark, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = (
+    """
+    CREATE TABLE state (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE job (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+
+class LedgerBusyError(RuntimeError):
+    """Another daemon keeps this ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """
+    Everything that is written together.
+
+    Attributes:
+        last: the last snapshot, without what plays no part in the account; None before the first.
+        readings: the last reading of every counter.
+        learnt: learnt idle power by device id, uW.
+    """
+
+    totals: Totals = field(default_factory=Totals)
+    last: Snapshot | None = None
+    readings: tuple[Reading, ...] = ()
+    carry: Carry = field(default_factory=Carry)
+    learnt: Mapping[str, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """
+    The node's ledger in ``path``; ``None`` keeps it in memory only.
+
+    Attributes:
+        fault: why totals do not reach the disk, "" while they do.
+        errors: commits that failed since the start.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.fault = ""
+        self.errors = 0
+        self._db: sqlite3.Connection | None = None
+        self._lock: int | None = None
+        self._written: dict[str, JobTotals] = {}
+        if path is not None:
+            self._take(path)
+
+    def restore(self, boot_id: str) -> Book:
+        """
+        What was committed last, as far as it still holds in this boot.
+
+        After a reboot there is nothing to take deltas against and no job is left; totals go on only
+        if the last daemon stopped in good order (see the module's text for why).
+        """
+        if self._db is None:
+            return Book()
+        try:
+            book, clean = self._read()
+        except (sqlite3.DatabaseError, KeyError, TypeError, ValueError) as err:
+            self._set_aside("damaged", str(err))
+            return Book()
+        self._execute("DELETE FROM state WHERE name = 'clean'")
+        if book.last is None or book.last.boot_id == boot_id:
+            self._written = dict(book.totals.jobs)
+            return book
+        self._execute("DELETE FROM job")
+        return Book(replace(book.totals, jobs={}) if clean else Totals(), learnt=book.learnt)
+
+    def commit(self, book: Book) -> None:
+        """Write everything in one transaction; a failure is noted in ``fault`` and tried again next time."""
+        if self.path is None:
+            return
+        if self._db is None and not self._reopen():
+            return
+        try:
+            self._write(book)
+        except sqlite3.DatabaseError as err:
+            self.errors += 1
+            self._written = {}  # write every row once it works again
+            self._fail(
+                f"{self.path}: cannot commit ({err}); totals are kept in memory until this is mended"
+            )
+        else:
+            self._works()
+
+    def close(self) -> None:
+        """Stop in good order, on disk: totals go on even if the machine reboots now."""
+        if self._db is None:
+            return
+        with contextlib.suppress(sqlite3.DatabaseError):
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("INSERT OR REPLACE INTO state VALUES ('clean', '1')")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+        self._db = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # --- opening -------------------------------------------------------------------------------
+
+    def _take(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(
+                path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            os.close(self._lock)
+            raise LedgerBusyError(
+                f"{path}: another jobwatt keeps this ledger; stop it or give --path.state"
+            ) from err
+        except OSError as err:
+            self._fail(
+                f"{path.parent}: cannot write ({err.strerror}); give a writable --path.state; totals end with the process"
+            )
+            return
+        self._reopen()
+
+    def _reopen(self) -> bool:
+        if self.path is None or self._lock is None:
+            return False
+        try:
+            self._db = self._connect(self.path)
+        except sqlite3.DatabaseError as err:
+            if isinstance(err, sqlite3.OperationalError):  # full, read-only: not the file's fault
+                self._fail(
+                    f"{self.path}: cannot open ({err}); totals are kept in memory until this is mended"
+                )
+                return False
+            self._set_aside("damaged", str(err))
+        return self._db is not None
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+            if version > len(MIGRATIONS):
+                db.close()
+                return self._renewed(
+                    "newer", f"its version is {version}, this jobwatt knows {len(MIGRATIONS)}"
+                )
+            for number, script in enumerate(MIGRATIONS[version:], version + 1):
+                db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    def _renewed(self, why: str, detail: str) -> sqlite3.Connection:
+        """Move the file aside, with its WAL, and begin a new one."""
+        assert self.path is not None  # noqa: S101  (only called with a file)
+        aside = self.path.with_name(f"{self.path.name}.{why}-{int(time.time())}")
+        for suffix in ("-wal", "-shm", ""):
+            with contextlib.suppress(FileNotFoundError):
+                self.path.with_name(self.path.name + suffix).rename(f"{aside}{suffix}")
+        log.error(
+            "ledger %s is %s (%s); kept as %s, a new one is begun", self.path, why, detail, aside
+        )
+        self.errors += 1
+        return self._connect(self.path)
+
+    def _set_aside(self, why: str, detail: str) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        try:
+            self._db = self._renewed(why, detail)
+        except (OSError, sqlite3.DatabaseError) as err:
+            self._fail(f"{self.path}: cannot begin a new ledger ({err}); totals are kept in memory")
+
+    # --- reading and writing ---------------------------------------------------------------------
+
+    def _read(self) -> tuple[Book, bool]:
+        state = {
+            name: json.loads(body) for name, body in self._execute("SELECT name, body FROM state")
+        }
+        jobs = {
+            key: _job(json.loads(body)) for key, body in self._execute("SELECT key, body FROM job")
+        }
+        cursor = state.get("cursor")
+        if cursor is None:
+            return Book(), False
+        book = Book(
+            totals=_totals(state["totals"], jobs),
+            last=decode(Snapshot, cursor["last"]) if cursor["last"] else None,
+            readings=tuple(decode(Reading, plain) for plain in cursor["readings"]),
+            carry=Carry(*cursor["carry"]),
+            learnt=cursor["learnt"],
+        )
+        return book, "clean" in state
+
+    def _write(self, book: Book) -> None:
+        assert self._db is not None  # noqa: S101  (commit has seen to it)
+        jobs = book.totals.jobs
+        changed = [
+            (key, _dumps(encode(job)))
+            for key, job in jobs.items()
+            if self._written.get(key) is not job
+        ]
+        gone = [(key,) for key in self._written if key not in jobs]
+        cursor = {
+            "last": encode(book.last) if book.last else None,
+            "readings": [encode(reading) for reading in book.readings],
+            "carry": [book.carry.debt_ns, book.carry.system_rate],
+            "learnt": dict(book.learnt),
+        }
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany("INSERT OR REPLACE INTO job VALUES (?, ?)", changed)
+            self._db.executemany("DELETE FROM job WHERE key = ?", gone)
+            self._db.execute(
+                "INSERT OR REPLACE INTO state VALUES ('totals', ?)", (_dumps(_plain(book.totals)),)
+            )
+            self._db.execute("INSERT OR REPLACE INTO state VALUES ('cursor', ?)", (_dumps(cursor),))
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._written = dict(jobs)
+
+    def _execute(self, sql: str) -> list[Any]:
+        return [] if self._db is None else self._db.execute(sql).fetchall()
+
+    # --- faults ----------------------------------------------------------------------------------
+
+    def _fail(self, message: str) -> None:
+        if message != self.fault:
+            log.error("ledger: %s", message)
+        self.fault = message
+
+    def _works(self) -> None:
+        if self.fault:
+            log.info("ledger: %s: totals reach the disk again", self.path)
+        self.fault = ""
+
+
+def trimmed(snapshot: Snapshot) -> Snapshot:
+    """The snapshot without what plays no part in the account."""
+    return Snapshot(
+        boot_id=snapshot.boot_id,
+        wall_s=snapshot.wall_s,
+        t_ns=snapshot.t_ns,
+        gpus=tuple(replace(gpu, processes=None) if gpu.processes else gpu for gpu in snapshot.gpus),
+        jobs=snapshot.jobs,
+        roots=snapshot.roots,
+        node=snapshot.node,
+    )
+
+
+def _dumps(plain: Any) -> str:
+    return json.dumps(plain, separators=(",", ":"))
+
+
+def _plain(totals: Totals) -> dict[str, Any]:
+    """All of the totals but the jobs; keys that are tuples become lists."""
+    return {
+        "owners": [[owner, domain, uj] for (owner, domain), uj in totals.owners.items()],
+        "node": totals.node,
+        "node_marks": encode(totals.node_marks),
+        "devices": [encode(device) for device in totals.devices.values()],
+        "counters": [
+            [metric, labels, count] for (metric, labels), count in totals.counters.items()
+        ],
+        "busy_ns": totals.busy_ns,
+        "residual_uj": totals.residual_uj,
+    }
+
+
+def _totals(plain: Any, jobs: Mapping[str, JobTotals]) -> Totals:
+    devices = [decode(DeviceTotals, device) for device in plain["devices"]]
+    return Totals(
+        jobs=jobs,
+        owners={(owner, Domain(domain)): uj for owner, domain, uj in plain["owners"]},
+        node={Domain(domain): uj for domain, uj in plain["node"].items()},
+        node_marks={
+            Domain(domain): decode(Mark, mark) for domain, mark in plain["node_marks"].items()
+        },
+        devices={device.device.id: device for device in devices},
+        counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
+        busy_ns=plain["busy_ns"],
+        residual_uj=plain["residual_uj"],
+    )
+
+
+def _job(plain: Any) -> JobTotals:
+    job: JobTotals = decode(JobTotals, plain)
+    return job

@@ -1,0 +1,319 @@
+"""
+The catalogue: every metric's name, type, help and labels, once.
+
+The exposition, the sources, the README's table and the dashboards all take names from here. To
+add a metric, add a line; a name that is not here cannot be exported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Type(StrEnum):
+    """Prometheus's metric types that jobwatt uses."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family. ``labels`` is the order in which label values are given everywhere."""
+
+    name: str
+    type: Type
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+JOB = ("jobid", "user", "account", "partition")
+JOB_GPU = (*JOB, "gpu", "uuid")
+GPU = ("gpu", "uuid")
+
+_C, _G = Type.COUNTER, Type.GAUGE
+
+_ALL = (
+    # jobs
+    Metric(
+        "jobwatt_job_energy_joules_total",
+        _C,
+        "Energy the job is charged with on this node, by component.",
+        (*JOB, "component"),
+    ),
+    Metric(
+        "jobwatt_job_power_watts",
+        _G,
+        "Power the job is charged with on this node, all components.",
+        JOB,
+    ),
+    Metric(
+        "jobwatt_job_gpu_energy_joules_total",
+        _C,
+        "Energy of a GPU charged to the job that holds it.",
+        JOB_GPU,
+    ),
+    Metric(
+        "jobwatt_job_gpu_allocated_seconds_total",
+        _C,
+        "Time the job has held the GPU (a MIG instance counts by its own UUID).",
+        JOB_GPU,
+    ),
+    Metric(
+        "jobwatt_job_gpu_idle_seconds_total",
+        _C,
+        "Time the job held the GPU while no kernel ran on it; unknown is not counted.",
+        JOB_GPU,
+    ),
+    Metric(
+        "jobwatt_job_gpu_idle_energy_joules_total",
+        _C,
+        "Energy of the GPU charged to the job while no kernel ran on it.",
+        JOB_GPU,
+    ),
+    Metric(
+        "jobwatt_job_gpu_unknown_seconds_total",
+        _C,
+        "Time the job held the GPU while nothing told whether a kernel ran.",
+        JOB_GPU,
+    ),
+    Metric(
+        "jobwatt_job_gpu_utilization_ratio",
+        _G,
+        "Share of the last sampling period with a kernel running.",
+        JOB_GPU,
+    ),
+    Metric(
+        "jobwatt_job_gpu_memory_used_bytes", _G, "Memory in use on a GPU the job holds.", JOB_GPU
+    ),
+    Metric(
+        "jobwatt_job_cpu_seconds_total",
+        _C,
+        "CPU time of the job on this node, ended steps included.",
+        JOB,
+    ),
+    Metric("jobwatt_job_cpus", _G, "CPUs reserved for the job on this node.", JOB),
+    Metric(
+        "jobwatt_job_memory_used_bytes",
+        _G,
+        "Memory of the job on this node, without page cache.",
+        JOB,
+    ),
+    Metric(
+        "jobwatt_job_memory_limit_bytes",
+        _G,
+        "Memory limit of the job on this node; absent where there is none.",
+        JOB,
+    ),
+    Metric(
+        "jobwatt_job_info",
+        _G,
+        "Facts of the job; always 1.",
+        (*JOB, "name", "qos", "array_job_id", "array_task_id", "uid", "resolved_by", "gpus_by"),
+    ),
+    Metric("jobwatt_job_start_time_seconds", _G, "Unix time at which the job started.", JOB),
+    Metric(
+        "jobwatt_job_end_time_seconds",
+        _G,
+        "Unix time at which the job ended on this node; absent while it runs.",
+        JOB,
+    ),
+    Metric(
+        "jobwatt_job_limit_time_seconds",
+        _G,
+        "Unix time at which the job's time limit strikes.",
+        JOB,
+    ),
+    Metric(
+        "jobwatt_job_coverage_ratio",
+        _G,
+        "Share of the job's seconds on this node that were measured.",
+        JOB,
+    ),
+    # the node's account
+    Metric(
+        "jobwatt_node_energy_joules_total",
+        _C,
+        "Energy of the node by component; the components' sum is the node.",
+        ("component",),
+    ),
+    Metric(
+        "jobwatt_system_energy_joules_total",
+        _C,
+        "Energy of daemons and the kernel, by component.",
+        ("component",),
+    ),
+    Metric(
+        "jobwatt_unallocated_energy_joules_total",
+        _C,
+        "Energy of what no job has reserved, by component.",
+        ("component",),
+    ),
+    Metric("jobwatt_node_power_watts", _G, "Power of the node by component.", ("component",)),
+    Metric("jobwatt_node_cpus", _G, "Logical CPUs of the node."),
+    Metric(
+        "jobwatt_node_cpu_busy_seconds_total",
+        _C,
+        "Busy CPU time of the node, jobs and system together.",
+    ),
+    Metric("jobwatt_node_memory_total_bytes", _G, "Memory of the node."),
+    Metric(
+        "jobwatt_idle_power_watts",
+        _G,
+        "Idle power used to tell static from dynamic energy, and where it comes from (calibrated or learnt).",
+        ("component", "device", "origin"),
+    ),
+    Metric(
+        "jobwatt_residual_energy_joules_total",
+        _C,
+        "Energy by which the components exceeded the wall meter (a negative residual), never hidden.",
+    ),
+    # RAPL
+    Metric(
+        "jobwatt_rapl_energy_joules_total",
+        _C,
+        "Energy of a RAPL zone, unwrapped.",
+        ("zone", "path"),
+    ),
+    # GPUs
+    Metric(
+        "jobwatt_gpu_energy_joules_total", _C, "Energy of the GPU, since jobwatt first saw it.", GPU
+    ),
+    Metric(
+        "jobwatt_gpu_integrated_energy_joules_total",
+        _C,
+        "Energy of the GPU integrated from its power, beside the hardware counter.",
+        GPU,
+    ),
+    Metric(
+        "jobwatt_gpu_energy_counter_ratio",
+        _G,
+        "Hardware energy counter over integrated power, since the daemon started; 1 when they agree.",
+        GPU,
+    ),
+    Metric("jobwatt_gpu_power_watts", _G, "Power of the GPU.", GPU),
+    Metric("jobwatt_gpu_power_limit_watts", _G, "Power limit in force.", GPU),
+    Metric(
+        "jobwatt_gpu_utilization_ratio",
+        _G,
+        "Share of the last sampling period in which at least one kernel ran.",
+        GPU,
+    ),
+    Metric(
+        "jobwatt_gpu_memory_busy_ratio",
+        _G,
+        "Share of the last sampling period in which device memory was read or written.",
+        GPU,
+    ),
+    Metric("jobwatt_gpu_memory_used_bytes", _G, "Device memory in use.", GPU),
+    Metric("jobwatt_gpu_memory_total_bytes", _G, "Device memory.", GPU),
+    Metric("jobwatt_gpu_temperature_celsius", _G, "Temperature of the GPU die.", GPU),
+    Metric("jobwatt_gpu_sm_clock_hertz", _G, "Clock of the streaming multiprocessors.", GPU),
+    Metric("jobwatt_gpu_memory_clock_hertz", _G, "Clock of the device memory.", GPU),
+    Metric(
+        "jobwatt_gpu_sm_active_ratio",
+        _G,
+        "Share of SM cycles with a warp assigned (GPM, Hopper and later).",
+        GPU,
+    ),
+    Metric("jobwatt_gpu_sm_occupancy_ratio", _G, "Warps resident over the possible (GPM).", GPU),
+    Metric(
+        "jobwatt_gpu_tensor_active_ratio",
+        _G,
+        "Share of cycles with a tensor pipe in use (GPM).",
+        GPU,
+    ),
+    Metric(
+        "jobwatt_gpu_dram_active_ratio",
+        _G,
+        "Share of the device memory's bandwidth in use (GPM).",
+        GPU,
+    ),
+    Metric(
+        "jobwatt_gpu_throttle_seconds_total",
+        _C,
+        "Time for which clocks were held down, by reason, as the driver counts it.",
+        (*GPU, "reason"),
+    ),
+    Metric(
+        "jobwatt_gpu_throttled",
+        _G,
+        "1 while clocks are held down for the reason.",
+        (*GPU, "reason"),
+    ),
+    Metric(
+        "jobwatt_gpu_ecc_errors_total",
+        _C,
+        "ECC errors since the driver was loaded, as it counts them.",
+        (*GPU, "kind"),
+    ),
+    Metric(
+        "jobwatt_gpu_remapped_rows",
+        _G,
+        "Rows of device memory remapped, by cause.",
+        (*GPU, "cause"),
+    ),
+    Metric("jobwatt_gpu_xid_events_total", _C, "XID events reported by the driver.", (*GPU, "xid")),
+    Metric("jobwatt_gpu_processes", _G, "Processes with a context on the GPU.", GPU),
+    Metric("jobwatt_gpu_up", _G, "1 while the GPU answers, 0 while it is lost.", GPU),
+    Metric(
+        "jobwatt_gpu_info",
+        _G,
+        "What the GPU or MIG instance is; always 1.",
+        (*GPU, "model", "pci_bus_id", "minor_number", "mig_profile", "parent_uuid"),
+    ),
+    Metric("jobwatt_driver_info", _G, "NVIDIA driver; always 1.", ("version", "cuda")),
+    # the wall
+    Metric(
+        "jobwatt_wall_energy_joules_total",
+        _C,
+        "Energy a meter outside the chips measured.",
+        ("source", "meter"),
+    ),
+    Metric(
+        "jobwatt_wall_power_watts",
+        _G,
+        "Power a meter outside the chips measured.",
+        ("source", "meter"),
+    ),
+    # the measuring itself
+    Metric("jobwatt_source_up", _G, "1 while the source delivers.", ("source",)),
+    Metric(
+        "jobwatt_source_read_seconds", _G, "How long the last read of the source took.", ("source",)
+    ),
+    Metric("jobwatt_source_errors_total", _C, "Failures of a source.", ("source", "reason")),
+    Metric(
+        "jobwatt_steps_total",
+        _C,
+        "Deltas that were not plain, by how they were obtained (wrapped, reset, gap, ambiguous).",
+        ("source", "step"),
+    ),
+    Metric(
+        "jobwatt_controller_calls_total",
+        _C,
+        "Questions asked of slurmctld (by pyslurm or scontrol), by outcome.",
+        ("outcome",),
+    ),
+    Metric("jobwatt_snapshot_timestamp_seconds", _G, "Unix time of the snapshot behind this page."),
+    Metric("jobwatt_sample_seconds", _G, "How long the last sample took, commit included."),
+    Metric("jobwatt_samples_total", _C, "Samples taken, by cause.", ("cause",)),
+    Metric(
+        "jobwatt_clock_jumps_total",
+        _C,
+        "Jumps of the wall clock against the boot clock by more than a second.",
+    ),
+    Metric("jobwatt_jobs", _G, "Jobs on this node now."),
+    Metric(
+        "jobwatt_jobs_unresolved", _G, "Jobs on this node of which nobody has yet told the owner."
+    ),
+    Metric(
+        "jobwatt_ledger_up",
+        _G,
+        "1 while totals reach the disk, 0 while they are kept in memory only.",
+    ),
+    Metric("jobwatt_ledger_errors_total", _C, "Commits that failed."),
+    Metric("jobwatt_build_info", _G, "Version of jobwatt; always 1.", ("version",)),
+)
+
+CATALOGUE: dict[str, Metric] = {metric.name: metric for metric in _ALL}

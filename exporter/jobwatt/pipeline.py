@@ -1,0 +1,75 @@
+"""
+Snapshots in, totals out: meter, interval, attribute, totals and ledger in a row.
+
+The daemon pushes live snapshots, `jobwatt replay` recorded ones; both go through here and nowhere
+else, so a recording gives the same totals as the node did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .idle import Idle, observed
+from .interval import Carry, settle
+from .ledger import Book, Ledger, trimmed
+from .meter import Cursors, measure
+from .totals import Totals, applied
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .model import Snapshot
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """
+    The node's account, one snapshot at a time.
+
+    Attributes:
+        regular_ns: a longer interval than this is a gap.
+        linger_ns: how long a finished job's series stay.
+    """
+
+    ledger: Ledger
+    regular_ns: int
+    linger_ns: int
+    totals: Totals = field(default_factory=Totals)
+    idle: Idle = field(default_factory=Idle)
+    _last: Snapshot | None = None
+    _cursors: Cursors = field(default_factory=dict)
+    _carry: Carry = field(default_factory=Carry)
+
+    def restore(self, boot_id: str) -> None:
+        """Go on where the ledger's last commit left off."""
+        book = self.ledger.restore(boot_id)
+        self.totals, self._last, self._carry = book.totals, book.last, book.carry
+        self._cursors = {(reading.device.id, reading.kind): reading for reading in book.readings}
+        self.idle = Idle(self.idle.calibrated, book.learnt)
+
+    def calibrate(self, calibrated: Mapping[str, int]) -> None:
+        """Take other calibrated idle powers from now on."""
+        self.idle = Idle(calibrated, self.idle.learnt, self.idle.windows)
+
+    def push(self, now: Snapshot) -> Totals:
+        """Charge the interval since the last snapshot, commit it, and return the new totals."""
+        if self._last is not None and self._last.boot_id != now.boot_id:
+            self._last, self._cursors = None, {}
+        metered = measure(self._cursors, now.readings, self.regular_ns)
+        settled = settle(
+            self._last, now, metered.booked, self.idle.power_uw(), self._carry, self.regular_ns
+        )
+        self.totals = applied(self.totals, settled, metered, now, self.linger_ns)
+        self.idle = observed(self.idle, settled, metered, self._last, now)
+        self._cursors, self._carry, self._last = metered.cursors, settled.carry, now
+        self.ledger.commit(
+            Book(
+                self.totals,
+                trimmed(now),
+                tuple(metered.cursors.values()),
+                settled.carry,
+                self.idle.learnt,
+            )
+        )
+        return self.totals

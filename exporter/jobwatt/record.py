@@ -1,0 +1,142 @@
+"""
+Snapshots as JSON lines: what `jobwatt record` writes, `jobwatt replay` plays and the ledger keeps as
+its cursor.
+
+The encoding follows the dataclasses of model.py: an object per dataclass with its defaults left
+out, a list for a tuple or a set. A recording's first line is ``{"jobwatt_recording": 1}``; each
+following line is one snapshot. ``.gz`` is understood by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+from . import model
+from .model import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+VERSION = 1
+
+
+class RecordingError(ValueError):
+    """A recording that cannot be read: which file, which line, and why."""
+
+
+def encode(value: Any) -> Any:
+    """Turn a model value into plain JSON types."""
+    if dataclasses.is_dataclass(value):
+        return {
+            name: encode(item)
+            for name, default in _defaults(value.__class__)
+            if (item := getattr(value, name)) != default
+        }
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return [encode(item) for item in value]
+    return value
+
+
+@cache  # cls is a class, hashable whatever its instances are
+def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.name, _default(field)) for field in dataclasses.fields(cls))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default  # MISSING equals no value, so a required field is always written
+
+
+def decode(cls: Any, plain: Any) -> Any:
+    """Turn JSON types back into ``cls``, a type of model.py; KeyError, TypeError, ValueError if they do not fit."""
+    return _decoder(cls)(plain)
+
+
+@cache  # cls is a class, hashable whatever its instances are
+def _decoder(cls: Any) -> Callable[[Any], Any]:
+    origin, args = typing.get_origin(cls), typing.get_args(cls)
+    if dataclasses.is_dataclass(cls):
+        return _dataclass_decoder(cls)
+    if origin in {typing.Union, types.UnionType}:
+        inner = _decoder(next(arg for arg in args if arg is not types.NoneType))
+        return lambda plain: None if plain is None else inner(plain)
+    if origin is tuple:
+        return _tuple_decoder(args)
+    if origin is frozenset:
+        return frozenset
+    if origin is Mapping:
+        key, item = args[0], _decoder(args[1])
+        return lambda plain: {key(name): item(value) for name, value in plain.items()}
+    if isinstance(cls, type) and issubclass(cls, StrEnum):
+        return cls
+    return lambda plain: plain
+
+
+def _tuple_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    item = _decoder(args[0])
+    return lambda plain: tuple(item(value) for value in plain)
+
+
+def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
+    # types named under TYPE_CHECKING only are not in the module's own names at run time
+    names = {**vars(model), **vars(sys.modules[cls.__module__]), "Mapping": Mapping}
+    hints = typing.get_type_hints(cls, names)
+    decoders = {name: _decoder(hint) for name, hint in hints.items()}
+
+    def build(plain: Any) -> Any:
+        return cls(**{name: decoders[name](value) for name, value in plain.items()})
+
+    return build
+
+
+def _open(path: Path, mode: str) -> TextIO:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return typing.cast("TextIO", opener(path, mode, encoding="utf-8"))
+
+
+def write(out: TextIO, snapshots: typing.Iterable[Snapshot]) -> int:
+    """Write a recording, a line at a time; returns the number of snapshots."""
+    out.write(json.dumps({"jobwatt_recording": VERSION}) + "\n")
+    count = 0
+    for snapshot in snapshots:
+        out.write(json.dumps(encode(snapshot), separators=(",", ":")) + "\n")
+        out.flush()
+        count += 1
+    return count
+
+
+def read(path: Path) -> Iterator[Snapshot]:
+    """Read a recording lazily; RecordingError names the line that does not fit."""
+    with _open(path, "rt") as lines:
+        header = next(lines, "")
+        if not _is_header(header):
+            raise RecordingError(
+                f"{path}: not a jobwatt recording (its first line does not say so)"
+            )
+        for number, line in enumerate(lines, 2):
+            try:
+                yield decode(Snapshot, json.loads(line))
+            except (KeyError, TypeError, ValueError, AttributeError) as err:
+                raise RecordingError(f"{path}: line {number} is not a snapshot: {err}") from err
+
+
+def _is_header(line: str) -> bool:
+    try:
+        return bool(json.loads(line).get("jobwatt_recording") == VERSION)
+    except (ValueError, AttributeError):
+        return False

@@ -1,0 +1,234 @@
+"""
+The node's running account: everything a page shows that must never go backwards.
+
+Pure and immutable: ``applied`` takes one settled interval and gives new totals that share what did
+not change. ledger.py writes them to disk; exposition.py shows them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from .attribute import SYSTEM, UNALLOCATED
+from .model import NS_PER_S, Device, Domain, Job, Sample, Snapshot, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from .interval import GpuEntry, JobEntry, Settlement
+    from .meter import Metered
+
+_K = TypeVar("_K")
+
+CounterKey = tuple[str, tuple[str, ...]]  # metric name, label values
+
+
+@dataclass(frozen=True, slots=True)
+class GpuTotals:
+    """What a job has had of one GPU or MIG instance."""
+
+    energy_uj: int = 0
+    held_ns: int = 0
+    idle_ns: int = 0
+    idle_uj: int = 0
+    unknown_ns: int = 0
+
+    def plus(self, entry: GpuEntry) -> GpuTotals:
+        """These totals and one more interval."""
+        return GpuTotals(
+            self.energy_uj + entry.energy_uj,
+            self.held_ns + entry.held_ns,
+            self.idle_ns + entry.idle_ns,
+            self.idle_uj + entry.idle_uj,
+            self.unknown_ns + entry.unknown_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Energy at the last full sample and the power since the one before it."""
+
+    energy_uj: int = 0
+    t_ns: int = 0
+    power_uw: int | None = None
+
+    def moved(self, energy_uj: int, t_ns: int) -> Mark:
+        """The mark at a new full sample."""
+        dt_ns = t_ns - self.t_ns
+        if not self.t_ns or dt_ns <= 0:
+            return Mark(energy_uj, t_ns)
+        return Mark(energy_uj, t_ns, max(energy_uj - self.energy_uj, 0) * NS_PER_S // dt_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class JobTotals:
+    """
+    A job's account on this node.
+
+    ``seen_ns``: when it came to our attention; ``measured_ns``: how much of its time was measured;
+    ``ended_ns``/``ended_s``: when it ended (0: it runs).
+    """
+
+    job: Job
+    seen_ns: int
+    energy_uj: Mapping[Domain, int] = field(default_factory=dict)
+    cpu_ns: int = 0
+    measured_ns: int = 0
+    gpus: Mapping[str, GpuTotals] = field(default_factory=dict)
+    ended_ns: int = 0
+    ended_s: int = 0
+    mark: Mark = field(default_factory=Mark)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTotals:
+    """
+    One device's energy, unwrapped. ``compared_uj`` and ``integrated_uj`` are its counter and its
+    integrated power over the intervals in which both were measured.
+    """
+
+    device: Device
+    energy_uj: int = 0
+    compared_uj: int = 0
+    integrated_uj: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Everything that accumulates on one node."""
+
+    jobs: Mapping[str, JobTotals] = field(default_factory=dict)
+    owners: Mapping[tuple[str, Domain], int] = field(default_factory=dict)  # system, unallocated
+    node: Mapping[Domain, int] = field(default_factory=dict)
+    node_marks: Mapping[Domain, Mark] = field(default_factory=dict)
+    devices: Mapping[str, DeviceTotals] = field(default_factory=dict)
+    counters: Mapping[CounterKey, int] = field(default_factory=dict)
+    busy_ns: int = 0
+    residual_uj: int = 0
+
+
+def applied(
+    totals: Totals, settled: Settlement, metered: Metered, now: Snapshot, linger_ns: int
+) -> Totals:
+    """Totals after one more interval; jobs that ended ``linger_ns`` ago are dropped."""
+    node = _summed(totals.node, settled.node_uj)
+    return Totals(
+        jobs=_jobs(totals.jobs, settled, now, linger_ns),
+        owners=_owners(totals.owners, settled),
+        node=node,
+        node_marks=_node_marks(totals.node_marks, node, now) if now.full else totals.node_marks,
+        devices=_devices(totals.devices, metered),
+        counters=_counters(totals.counters, metered, now.events),
+        busy_ns=totals.busy_ns + settled.busy_ns,
+        residual_uj=totals.residual_uj + settled.attribution.residual_uj,
+    )
+
+
+def _summed(was: Mapping[_K, int], more: Mapping[_K, int]) -> dict[_K, int]:
+    return {key: was.get(key, 0) + more.get(key, 0) for key in {**was, **more}}
+
+
+def _owners(
+    was: Mapping[tuple[str, Domain], int], settled: Settlement
+) -> Mapping[tuple[str, Domain], int]:
+    more: Counter[tuple[str, Domain]] = Counter()
+    for (owner, domain, _), energy_uj in settled.attribution.rows.items():
+        more[SYSTEM, domain] += 0
+        more[UNALLOCATED, domain] += 0
+        if owner in {SYSTEM, UNALLOCATED}:
+            more[owner, domain] += energy_uj
+    return _summed(was, more)
+
+
+def _node_marks(
+    was: Mapping[Domain, Mark], node: Mapping[Domain, int], now: Snapshot
+) -> dict[Domain, Mark]:
+    return {domain: was.get(domain, Mark()).moved(uj, now.t_ns) for domain, uj in node.items()}
+
+
+def _devices(was: Mapping[str, DeviceTotals], metered: Metered) -> dict[str, DeviceTotals]:
+    after = dict(was)
+    integrated = {delta.device.id: delta for delta in metered.integrated}
+    for delta in metered.booked:
+        old = was.get(delta.device.id) or DeviceTotals(delta.device)
+        beside = integrated.get(delta.device.id)
+        both = beside is not None and beside.step is delta.step is Step.NORMAL
+        after[delta.device.id] = DeviceTotals(
+            delta.device,
+            old.energy_uj + delta.energy_uj,
+            old.compared_uj + (delta.energy_uj if both else 0),
+            old.integrated_uj + (beside.energy_uj if both and beside else 0),
+        )
+    return after
+
+
+def _counters(
+    was: Mapping[CounterKey, int], metered: Metered, events: Iterable[Sample]
+) -> Mapping[CounterKey, int]:
+    more: Counter[CounterKey] = Counter()
+    for delta in metered.booked:
+        if delta.step not in {Step.NORMAL, Step.FIRST}:
+            more["jobwatt_steps_total", (delta.device.source, str(delta.step))] += 1
+    for event in events:
+        more[event.metric, event.labels] += int(event.value)
+    return _summed(was, more) if more else was
+
+
+def _jobs(
+    was: Mapping[str, JobTotals], settled: Settlement, now: Snapshot, linger_ns: int
+) -> dict[str, JobTotals]:
+    after = dict(was)
+    for job in now.jobs:
+        if job.usage.key not in settled.jobs:  # the first snapshot: nothing to charge yet
+            old = after.get(job.usage.key) or JobTotals(job, job.usage.first_ns or now.t_ns)
+            after[job.usage.key] = replace(old, job=job)
+    for key, entry in settled.jobs.items():
+        after[key] = _job(after.get(key), entry, now)
+    for job in now.late:
+        if job.usage.key in after:
+            after[job.usage.key] = replace(after[job.usage.key], job=job)
+    expired = [
+        key for key, job in after.items() if job.ended_ns and now.t_ns - job.ended_ns > linger_ns
+    ]
+    alive = {_identity(key, job) for key, job in after.items() if key not in expired}
+    for key in expired:
+        # two slurmd of one host may each have a part of a job: its series ends with the last
+        if _identity(key, after[key]) not in alive:
+            del after[key]
+    return after
+
+
+def _identity(key: str, totals: JobTotals) -> str:
+    return totals.job.meta.jobid or key
+
+
+def _job(was: JobTotals | None, entry: JobEntry, now: Snapshot) -> JobTotals:
+    old = was or JobTotals(entry.job, now.t_ns - entry.held_ns)
+    energy = _summed(old.energy_uj, entry.energy_uj)
+    gpus = {
+        **old.gpus,
+        **{uuid: old.gpus.get(uuid, GpuTotals()).plus(gpu) for uuid, gpu in entry.gpus.items()},
+    }
+    meta = entry.job.meta
+    ended = entry.ended or bool(meta.end_ns)
+    return JobTotals(
+        job=entry.job,
+        seen_ns=old.seen_ns,
+        energy_uj=energy,
+        cpu_ns=old.cpu_ns + entry.cpu_ns,
+        measured_ns=old.measured_ns + entry.measured_ns,
+        gpus=gpus,
+        ended_ns=(old.ended_ns or meta.end_ns or now.t_ns) if ended else 0,
+        ended_s=(old.ended_s or meta.end_s or int(now.wall_s)) if ended else 0,
+        mark=_job_mark(old.mark, sum(energy.values()), entry, now),
+    )
+
+
+def _job_mark(was: Mark, energy_uj: int, entry: JobEntry, now: Snapshot) -> Mark:
+    if entry.ended:
+        return Mark(energy_uj, now.t_ns)
+    if not was.t_ns:  # its power counts from when it began
+        return Mark(0, now.t_ns - entry.held_ns).moved(energy_uj, now.t_ns)
+    return was.moved(energy_uj, now.t_ns) if now.full else was

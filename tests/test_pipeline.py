@@ -1,0 +1,298 @@
+"""From snapshots to totals: conservation whatever happens, over restarts too."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from jobwatt.exposition import View, families
+from jobwatt.idle import Idle
+from jobwatt.ledger import Ledger
+from jobwatt.model import NS_PER_S, Domain, JobMeta, Step
+from jobwatt.pipeline import Pipeline
+from world import DRAM, PACKAGE, WATT, World
+
+REGULAR = int(2.5 * NS_PER_S)
+LINGER = 600 * NS_PER_S
+
+
+def fresh(path=None):
+    pipeline = Pipeline(Ledger(path), REGULAR, LINGER)
+    pipeline.restore("boot")
+    return pipeline
+
+
+def killed(ledger):
+    """What kill -9 leaves: files as they are, the lock gone with the process."""
+    ledger._db.close()
+    os.close(ledger._lock)
+
+
+def charged(totals):
+    """Energy by domain over jobs, system and unallocated."""
+    sums = {}
+    for job in totals.jobs.values():
+        for domain, uj in job.energy_uj.items():
+            sums[domain] = sums.get(domain, 0) + uj
+    for (_, domain), uj in totals.owners.items():
+        sums[domain] = sums.get(domain, 0) + uj
+    return sums
+
+
+def page(pipeline, snapshot):
+    view = View(pipeline.totals, snapshot, Idle(), ledger_fault="", gpu_index={})
+    return {(metric.name, labels): text for metric, rows in families(view) for labels, text in rows.items()}
+
+
+def test_a_job_pays_for_its_gpu_and_its_cpu():
+    """One busy job on a node of two GPUs: its own GPU, and dynamic CPU energy by CPU time."""
+    world, pipeline = World(), fresh()
+    world.start("7", gpus=[0])
+    pipeline.push(world.snapshot())
+    world.util["GPU-0"] = 900
+    world.run(1, {"7": 3.0}, system=1.0)
+    totals = pipeline.push(world.snapshot())
+    job = totals.jobs["n1/7"]
+    assert job.energy_uj[Domain.GPU] == 100 * WATT
+    assert job.energy_uj[Domain.CPU] == 75 * WATT  # 3 of 4 busy CPU seconds, idle power unknown
+    assert totals.owners["unallocated", Domain.GPU] == 100 * WATT
+    assert job.gpus["GPU-0"].idle_ns == 0
+    assert job.gpus["GPU-0"].held_ns == NS_PER_S
+    assert charged(totals) == totals.node
+
+
+def test_idle_is_counted_and_unknown_is_not_idle():
+    """No kernel running is idle; no figure is unknown; a bridged gap is unknown."""
+    world, pipeline = World(gpus=1), fresh()
+    world.start("7", gpus=[0])
+    pipeline.push(world.snapshot())
+    for util, seconds in ((0, 1), (500, 1), (None, 1), (0, 10)):
+        world.util["GPU-0"] = util
+        world.run(seconds)
+        totals = pipeline.push(world.snapshot())
+    gpu = totals.jobs["n1/7"].gpus["GPU-0"]
+    assert (gpu.idle_ns, gpu.idle_uj, gpu.unknown_ns) == (NS_PER_S, 100 * WATT, 11 * NS_PER_S)
+    assert gpu.held_ns == 13 * NS_PER_S
+    assert gpu.energy_uj == 1300 * WATT
+
+
+def test_short_job_between_two_samples_is_closed_from_its_root():
+    """A job whose cgroup was never seen gets the CPU time that its Slurm root shows beyond the others."""
+    world, pipeline = World(), fresh()
+    world.start("1")
+    pipeline.push(world.snapshot())
+    world.start("2", cpus=4)
+    short = world.jobs["2"]
+    world.run(0.2, {"1": 0.1, "2": 0.3})
+    world.end("2")
+    meta = JobMeta(jobid="2", cpus_alloc=4, start_ns=world.t_ns - NS_PER_S // 5, end_ns=world.t_ns)
+    totals = pipeline.push(world.snapshot(ended=(type(short)(short.usage, meta),)))
+    assert totals.jobs["n1/2"].cpu_ns == 300_000_000
+    assert totals.jobs["n1/2"].energy_uj[Domain.CPU] == 15 * WATT  # 3 of 4 parts of 20 J
+    assert totals.jobs["n1/2"].ended_ns == world.t_ns
+
+
+def test_job_that_was_there_before_us_is_not_charged_its_past():
+    """The first sample charges nothing, however much CPU time the job already has."""
+    world, pipeline = World(), fresh()
+    world.start("7", known_at=False)
+    world.run(1000, {"7": 900})
+    pipeline.push(world.snapshot())
+    world.run(1, {"7": 1})
+    totals = pipeline.push(world.snapshot())
+    assert totals.jobs["n1/7"].cpu_ns == NS_PER_S
+
+
+def test_requeued_job_goes_on():
+    """A second incarnation under the same id begins its counter again; totals go on."""
+    world, pipeline = World(), fresh()
+    world.start("7")
+    pipeline.push(world.snapshot())
+    world.run(1, {"7": 1})
+    pipeline.push(world.snapshot())
+    world.cpu["7"] = 0
+    world.run(1, {"7": 0.5})
+    assert pipeline.push(world.snapshot()).jobs["n1/7"].cpu_ns == 1_500_000_000
+
+
+def test_finished_job_lingers_then_goes():
+    """Final totals stay for the linger time, and are then dropped."""
+    world, pipeline = World(), fresh()
+    world.start("7")
+    pipeline.push(world.snapshot())
+    world.run(1, {"7": 1})
+    pipeline.push(world.snapshot())
+    world.end("7")
+    for _ in range(3):
+        world.run(1)
+        totals = pipeline.push(world.snapshot())
+    assert totals.jobs["n1/7"].ended_s == 1002
+    assert totals.jobs["n1/7"].measured_ns == 2 * NS_PER_S
+    world.run(601)
+    world.run(1)
+    assert "n1/7" not in pipeline.push(world.snapshot()).jobs
+
+
+def test_idle_power_is_learnt_only_at_rest():
+    """A minute without jobs teaches idle power; then a reservation is paid without use."""
+    world, pipeline = World(), fresh()
+    for _ in range(62):
+        pipeline.push(world.snapshot())
+        world.run(1)
+    assert pipeline.idle.power_uw()["intel-rapl:0"] == 100 * WATT
+    world.start("7", cpus=2)
+    pipeline.push(world.snapshot())
+    world.run(1, {}, {"intel-rapl:0": 180}, system=1)
+    totals = pipeline.push(world.snapshot())
+    assert totals.jobs["n1/7"].energy_uj[Domain.CPU] == 25 * WATT  # 2 of 8 CPUs of 100 W
+    assert charged(totals) == totals.node
+
+
+def test_reboot_begins_again_unless_stopped_in_good_order(tmp_path):
+    """After a power cut counters begin at zero; after a clean stop they go on, without jobs."""
+    for clean in (False, True):
+        world, path = World(), tmp_path / f"{clean}.db"
+        pipeline = fresh(path)
+        world.start("7")
+        for _ in range(3):
+            pipeline.push(world.snapshot())
+            world.run(1)
+        if clean:
+            pipeline.ledger.close()
+        else:
+            killed(pipeline.ledger)
+        again = Pipeline(Ledger(path), REGULAR, LINGER)
+        again.restore("another boot")
+        assert again.totals.jobs == {}
+        assert (again.totals.node == pipeline.totals.node) is clean
+
+
+class Machine(RuleBasedStateMachine):
+    """Jobs come and go, counters wrap and reset, GPUs are lost, the daemon is killed at any moment."""
+
+    @initialize(gpus=st.integers(0, 3), wrap=st.sampled_from([2000 * WATT, 262_143_328_850]))
+    def begin(self, gpus, wrap):
+        self.dir = tempfile.TemporaryDirectory()
+        self.path = Path(self.dir.name) / "ledger.db"
+        self.world = World(gpus=gpus, wrap_uj=wrap)
+        self.pipeline = fresh(self.path)
+        self.pipeline.push(self.world.snapshot())
+        self.seen = {}
+        self.lost = dict.fromkeys(self.world.truth, 0)
+        self.number = 0
+        self.snap = self.world.snapshot()
+
+    @rule(gpu=st.lists(st.integers(0, 2), max_size=2, unique=True), cpus=st.integers(1, 8), known=st.booleans())
+    def start(self, gpu, cpus, known):
+        self.number += 1
+        self.world.start(str(self.number), [g for g in gpu if g < len(self.world.gpus)], cpus, known_at=known)
+
+    @rule(which=st.integers(0, 9))
+    def end(self, which):
+        if self.world.jobs:
+            self.world.end(sorted(self.world.jobs)[which % len(self.world.jobs)])
+
+    @rule(seconds=st.floats(0.001, 2.4), share=st.floats(0, 1), watts=st.integers(0, 400), util=st.sampled_from([None, 0, 700]))
+    def run(self, seconds, share, watts, util):
+        use = {job: share * seconds for job in self.world.jobs}
+        self.world.util = dict.fromkeys(self.world.util, util)
+        self.world.run(seconds, use, {d.id: watts for d in self.world.truth}, system=0.1 * seconds)
+        self._push()
+
+    @rule(which=st.integers(0, 4))
+    def reset(self, which):
+        device = list(self.world.truth)[which % len(self.world.truth)]
+        self.world.reset(device)
+
+    @rule(which=st.integers(0, 2), lost=st.booleans())
+    def lose(self, which, lost):
+        if which < len(self.world.gpus):
+            (self.world.lost.add if lost else self.world.lost.discard)(self.world.gpus[which])
+
+    @rule()
+    def kill(self):
+        killed(self.pipeline.ledger)
+        self.pipeline = fresh(self.path)
+
+    def _push(self):
+        self.snap = self.world.snapshot()
+        self.pipeline.push(self.snap)
+
+    @invariant()
+    def conserved(self):
+        """Jobs + system + unallocated = node, in every domain, on integers."""
+        if hasattr(self, "pipeline"):
+            assert charged(self.pipeline.totals) == self.pipeline.totals.node
+
+    @invariant()
+    def node_is_its_devices(self):
+        """The node's account is the sum of its devices', whatever was split how."""
+        if hasattr(self, "pipeline"):
+            by_domain = {}
+            for device in self.pipeline.totals.devices.values():
+                if device.device.summed:
+                    by_domain[device.device.domain] = by_domain.get(device.device.domain, 0) + device.energy_uj
+            assert {d: uj for d, uj in by_domain.items() if uj} == {d: uj for d, uj in self.pipeline.totals.node.items() if uj}
+
+    @invariant()
+    def never_more_than_the_truth_never_backwards(self):
+        """No counter on the page goes backwards, and no device counts more than it used."""
+        if not hasattr(self, "pipeline"):
+            return
+        now = page(self.pipeline, self.snap)
+        for series, text in now.items():
+            if series[0].endswith("_total"):
+                assert float(text) >= self.seen.get(series, 0.0), series
+                self.seen[series] = float(text)
+        for device, truth in self.world.truth.items():
+            counted = self.pipeline.totals.devices.get(device.id)
+            assert counted is None or counted.energy_uj <= truth
+
+    def teardown(self):
+        if hasattr(self, "pipeline"):
+            self.pipeline.ledger.close()
+            self.dir.cleanup()
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 2), st.integers(0, 500)), min_size=1, max_size=30), st.data())
+def test_kills_lose_nothing_while_counters_bridge(steps, data):
+    """Killed between any two samples: every joule of every device is there, once."""
+    with tempfile.TemporaryDirectory() as directory:
+        path, world = Path(directory) / "l.db", World(gpus=1, wrap_uj=262_143_328_850)
+        pipeline = fresh(path)
+        pipeline.push(world.snapshot())
+        for seconds, watts in steps:
+            world.run(seconds, {}, {d.id: watts for d in world.truth})
+            if data.draw(st.booleans()):
+                pipeline.ledger.close()
+                pipeline = fresh(path)
+            pipeline.push(world.snapshot())
+        pipeline.ledger.close()
+        assert {d: pipeline.totals.devices[d.id].energy_uj for d in world.truth} == world.truth
+
+
+def test_steps_are_counted():
+    """What was not plain is a metric: a wrap, a gap, a reset."""
+    world, pipeline = World(gpus=1, wrap_uj=150 * WATT), fresh()
+    pipeline.push(world.snapshot())
+    world.run(1)
+    pipeline.push(world.snapshot())
+    world.run(1)
+    pipeline.push(world.snapshot())
+    world.reset(world.gpus[0])
+    world.run(1)
+    pipeline.push(world.snapshot())
+    counters = pipeline.totals.counters
+    assert counters["jobwatt_steps_total", ("rapl", str(Step.WRAPPED))] == 4
+    assert counters["jobwatt_steps_total", ("nvml", str(Step.RESET))] == 1
+    assert pipeline.totals.devices[PACKAGE.id].energy_uj == 300 * WATT
+    assert pipeline.totals.devices[DRAM.id].energy_uj == 300 * WATT
