@@ -129,13 +129,14 @@ def _presences(before: Snapshot, now: Snapshot, dt_ns: int) -> dict[str, _Presen
     ended = {job.usage.key: job for job in now.ended}
     present = {}
     for key in {**was, **there, **ended}:
-        job = there.get(key) or ended.get(key) or was[key]
+        job = (
+            ended.get(key) or there.get(key) or was[key]
+        )  # the epilog knows what was held till the end
         held_ns = _held(job, before.t_ns, now.t_ns, known=key in was)
         present[key] = _Presence(job, held_ns, ended=key not in there)
         if key in there:
-            present[key].cpu_ns = _cpu_used(
-                was.get(key), job, max(len(now.node.cpu_busy_ns), 1) * dt_ns
-            )
+            possible_ns = max(len(now.node.cpu_busy_ns), 1) * dt_ns
+            present[key].cpu_ns = _cpu_used(was.get(key), there[key], possible_ns)
     return present
 
 
@@ -151,14 +152,15 @@ def _held(job: Job, from_ns: int, to_ns: int, *, known: bool) -> int:
 def _cpu_used(was: Job | None, job: Job, possible_ns: int) -> int:
     """
     CPU time since ``was``. A counter below its former value is a new incarnation of the job (requeue).
-    More than all CPUs could give was used before anybody looked.
+    Of a job that nobody saw begin, more than all CPUs could give is older than the interval.
     """
     cpu_ns = job.usage.cpu_ns
     if cpu_ns is None:
         return 0
-    since = was.usage.cpu_ns if was and was.usage.cpu_ns is not None else 0
-    used_ns = cpu_ns - since if cpu_ns >= since else cpu_ns
-    return used_ns if used_ns <= 2 * possible_ns else 0
+    if was is not None:
+        since_ns = was.usage.cpu_ns or 0
+        return cpu_ns - since_ns if cpu_ns >= since_ns else cpu_ns
+    return cpu_ns if job.usage.first_ns or cpu_ns <= possible_ns else 0
 
 
 # --- what was used -----------------------------------------------------------------------------

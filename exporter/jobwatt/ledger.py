@@ -145,7 +145,8 @@ class Ledger:
             )
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
-            os.close(self._lock)
+            if self._lock is not None:
+                os.close(self._lock)
             raise LedgerBusyError(
                 f"{path}: another jobwatt keeps this ledger; stop it or give --path.state"
             ) from err
@@ -300,6 +301,7 @@ def _plain(totals: Totals) -> dict[str, Any]:
         "owners": [[owner, domain, uj] for (owner, domain), uj in totals.owners.items()],
         "node": totals.node,
         "node_marks": encode(totals.node_marks),
+        "owner_marks": encode(totals.owner_marks),
         "devices": [encode(device) for device in totals.devices.values()],
         "counters": [
             [metric, labels, count] for (metric, labels), count in totals.counters.items()
@@ -318,6 +320,7 @@ def _totals(plain: Any, jobs: Mapping[str, JobTotals]) -> Totals:
         node_marks={
             Domain(domain): decode(Mark, mark) for domain, mark in plain["node_marks"].items()
         },
+        owner_marks={owner: decode(Mark, mark) for owner, mark in plain["owner_marks"].items()},
         devices={device.device.id: device for device in devices},
         counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
         busy_ns=plain["busy_ns"],

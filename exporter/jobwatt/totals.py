@@ -103,6 +103,7 @@ class Totals:
     owners: Mapping[tuple[str, Domain], int] = field(default_factory=dict)  # system, unallocated
     node: Mapping[Domain, int] = field(default_factory=dict)
     node_marks: Mapping[Domain, Mark] = field(default_factory=dict)
+    owner_marks: Mapping[str, Mark] = field(default_factory=dict)  # system, unallocated
     devices: Mapping[str, DeviceTotals] = field(default_factory=dict)
     counters: Mapping[CounterKey, int] = field(default_factory=dict)
     busy_ns: int = 0
@@ -114,11 +115,13 @@ def applied(
 ) -> Totals:
     """Totals after one more interval; jobs that ended ``linger_ns`` ago are dropped."""
     node = _summed(totals.node, settled.node_uj)
+    owners = _owners(totals.owners, settled)
     return Totals(
         jobs=_jobs(totals.jobs, settled, now, linger_ns),
-        owners=_owners(totals.owners, settled),
+        owners=owners,
         node=node,
-        node_marks=_node_marks(totals.node_marks, node, now) if now.full else totals.node_marks,
+        node_marks=_marks(totals.node_marks, node, now),
+        owner_marks=_marks(totals.owner_marks, by_owner(owners), now),
         devices=_devices(totals.devices, metered),
         counters=_counters(totals.counters, metered, now.events),
         busy_ns=totals.busy_ns + settled.busy_ns,
@@ -128,6 +131,14 @@ def applied(
 
 def _summed(was: Mapping[_K, int], more: Mapping[_K, int]) -> dict[_K, int]:
     return {key: was.get(key, 0) + more.get(key, 0) for key in {**was, **more}}
+
+
+def by_owner(owners: Mapping[tuple[str, Domain], int]) -> dict[str, int]:
+    """Energy of system and unallocated over all components."""
+    total: Counter[str] = Counter()
+    for (owner, _), energy_uj in owners.items():
+        total[owner] += energy_uj
+    return dict(total)
 
 
 def _owners(
@@ -142,10 +153,11 @@ def _owners(
     return _summed(was, more)
 
 
-def _node_marks(
-    was: Mapping[Domain, Mark], node: Mapping[Domain, int], now: Snapshot
-) -> dict[Domain, Mark]:
-    return {domain: was.get(domain, Mark()).moved(uj, now.t_ns) for domain, uj in node.items()}
+def _marks(was: Mapping[_K, Mark], energy: Mapping[_K, int], now: Snapshot) -> Mapping[_K, Mark]:
+    """Power is told between full samples: over a few milliseconds it would only be noise."""
+    if not now.full:
+        return was
+    return {key: was.get(key, Mark()).moved(uj, now.t_ns) for key, uj in energy.items()}
 
 
 def _devices(was: Mapping[str, DeviceTotals], metered: Metered) -> dict[str, DeviceTotals]:

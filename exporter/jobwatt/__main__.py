@@ -1,0 +1,5 @@
+"""`python -m jobwatt`."""
+
+from jobwatt.cli import entry
+
+entry()

@@ -1,0 +1,271 @@
+"""
+The daemon: builds its parts from the settings, samples on its own clock, publishes views.
+
+One thread samples. It waits for the next tick, for a directory event (a job began or ended, a hook
+wrote) or for a signal; events closer together than ``_EVENT_SPACING_NS`` share one sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .board import Board
+from .exposition import View
+from .idle import load
+from .ledger import Ledger
+from .model import NS_PER_S
+from .ownmetrics import own_metrics
+from .pipeline import Pipeline
+from .sampler import Sampler, now_ns
+from .slurm.controller import RpcRunner
+from .slurm.events import Events
+from .slurm.find import Jobs
+from .slurm.resolve import Resolver
+from .sources.guard import Guarded
+from .sources.procstat import ProcStat
+from .web import WebServer
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .model import Snapshot, Source
+
+log = logging.getLogger(__name__)
+
+# At most 40 samples a second, however many jobs begin and end: a burst must not be felt.
+_EVENT_SPACING_NS = 25_000_000
+# A driver call that takes longer than this hangs; the slowest read that others report is 4.5 ms a GPU.
+_NVML_LIMIT_S = 0.5
+# A gap is an interval longer than two and a half regular ones: one tick may be late or lost.
+_GAP_INTERVALS = 2.5
+# The calibration file is looked at this often.
+_SLOW_NS = 10 * NS_PER_S
+
+
+def sources(config: Config) -> list[Source]:
+    """Open the sources that are switched on."""
+    opened: list[Source] = []
+    if config.source_rapl:
+        from .sources import rapl
+
+        opened.append(rapl.open_source(config.path_sysfs))
+    if config.source_nvml:
+        from .sources import nvml
+
+        source = nvml.open_source(
+            procfs=config.path_procfs, process_every_ns=config.nvml_process_interval
+        )
+        opened.append(Guarded(source, _NVML_LIMIT_S))
+    return opened
+
+
+def sampler(config: Config) -> Sampler:
+    """Everything that reads the node."""
+    procstat = ProcStat(config.path_procfs, config.path_sysfs)
+    jobs = Jobs(config.path_cgroupfs, config.path_procfs, config.slurm_slice)
+    rpc = (
+        RpcRunner(timeout_s=config.slurm_rpc_timeout / NS_PER_S, slurm_conf=config.slurm_conf)
+        if config.slurm_rpc
+        else None
+    )
+    resolver = Resolver(
+        procfs=config.path_procfs,
+        state=config.path_state,
+        rpc=rpc,
+        numbering=config.slurm_gpu_numbering,
+    )
+    return Sampler(sources(config), procstat, jobs, resolver, procstat.boot_id())
+
+
+def gap_ns(config: Config) -> int:
+    """A longer interval than this is a gap."""
+    return int(_GAP_INTERVALS * config.sample_interval)
+
+
+def pipeline(config: Config, ledger: Ledger) -> Pipeline:
+    """Everything that computes."""
+    return Pipeline(ledger, gap_ns(config), config.ledger_linger)
+
+
+@dataclass(slots=True)
+class Agent:
+    """The daemon's loop."""
+
+    config: Config
+    sampler: Sampler
+    pipeline: Pipeline
+    board: Board
+    events: Events | None
+    stopping: bool = False
+    _gpu_index: dict[str, str] = field(default_factory=dict)
+    _calibration_mtime: int = 0
+    _slow_ns: int = 0
+    _resume_ns: int = 0
+    _wake: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
+
+    def run(self) -> None:
+        """Sample until stopped."""
+        self.pipeline.restore(self.sampler.boot_id)
+        tick_ns = now_ns()
+        while not self.stopping:
+            self.step(full=True, cause="tick")
+            tick_ns = max(tick_ns + self.config.sample_interval, now_ns())
+            self._until(tick_ns)
+
+    def step(self, *, full: bool, cause: str) -> None:
+        """Take one sample through the whole pipeline and publish it."""
+        started = time.perf_counter()
+        if full:
+            self._slowly()
+        snapshot = self.sampler.take(full=full, cause=cause)
+        totals = self.pipeline.push(snapshot)
+        self._index(snapshot)
+        self.board.publish(
+            View(
+                totals=totals,
+                snapshot=snapshot,
+                idle=self.pipeline.idle,
+                node=socket.gethostname(),
+                version=__version__,
+                sources=self.sampler.status,
+                gpu_index=dict(self._gpu_index),
+                ledger_fault=self.pipeline.ledger.fault,
+                sample_s=time.perf_counter() - started,
+            )
+        )
+
+    def close(self) -> None:
+        """Let go of everything; the ledger is closed in good order."""
+        if self.events is not None:
+            self.events.close()
+        self.sampler.close()
+        self.pipeline.ledger.close()
+
+    # --- waiting -------------------------------------------------------------------------------
+
+    def _until(self, tick_ns: int) -> None:
+        """Wait for the tick; sample at job events on the way."""
+        assert self.events is not None  # noqa: S101  (a loop without events is `once`, which does not wait)
+        poller = select.poll()
+        poller.register(self.events.fileno(), select.POLLIN)
+        poller.register(self._wake[0].fileno(), select.POLLIN)
+        while not self.stopping and (left_ns := tick_ns - now_ns()) > 0:
+            if not poller.poll(left_ns / 1e6):
+                return
+            self._drain_wake()
+            if self.events.drain():
+                self.step(full=False, cause="event")
+                self._watch()
+                time.sleep(min(_EVENT_SPACING_NS, max(tick_ns - now_ns(), 0)) / NS_PER_S)
+
+    def _watch(self) -> None:
+        if self.events is None:
+            return
+        self.events.sync(self.sampler.jobs.watch_dirs())
+
+    # --- now and then --------------------------------------------------------------------------
+
+    def _slowly(self) -> None:
+        """What need not be done at every sample."""
+        self._watch()
+        if now_ns() - self._slow_ns < _SLOW_NS:
+            return
+        self._slow_ns = now_ns()
+        self._calibrate()
+        if self._resume_ns and now_ns() > self._resume_ns:
+            self.resume()
+
+    def _calibrate(self) -> None:
+        path = self.config.path_state / "idle.json"
+        try:
+            mtime = path.stat().st_mtime_ns
+            if mtime != self._calibration_mtime:
+                self.pipeline.calibrate(load(path))
+                self._calibration_mtime = mtime
+        except FileNotFoundError:
+            self._calibration_mtime = 0
+        except (OSError, ValueError) as err:
+            log.warning("calibration: %s", err)
+            self._calibration_mtime = mtime
+
+    def _index(self, snapshot: Snapshot) -> None:
+        for gpu in snapshot.gpus:
+            self._gpu_index[gpu.uuid] = str(gpu.index)
+
+    # --- signals -------------------------------------------------------------------------------
+
+    def install_signals(self) -> None:
+        """SIGTERM and SIGINT stop, SIGUSR1 releases the GPUs, SIGUSR2 takes them back."""
+        for end in self._wake:
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        signal.signal(signal.SIGINT, lambda *_: self.stop())
+        signal.signal(signal.SIGUSR1, lambda *_: self.release())
+        signal.signal(signal.SIGUSR2, lambda *_: self.resume())
+
+    def stop(self) -> None:
+        """End the loop after the sample in progress."""
+        self.stopping = True
+
+    def release(self) -> None:
+        """Let go of the NVIDIA driver for a while, so that GPUs can be reset or repartitioned."""
+        self._resume_ns = now_ns() + self.config.nvml_release
+        for source in self.sampler.sources:
+            if isinstance(source, Guarded):
+                source.release()
+        log.info(
+            "GPUs released for %d s; SIGUSR2 or the end of that time takes them back",
+            self.config.nvml_release // NS_PER_S,
+        )
+
+    def resume(self) -> None:
+        """Take the GPUs back."""
+        self._resume_ns = 0
+        for source in self.sampler.sources:
+            if isinstance(source, Guarded):
+                source.resume()
+
+    def _drain_wake(self) -> None:
+        try:
+            while self._wake[0].recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+
+
+def serve(config: Config) -> None:
+    """Run the daemon until a signal; OSError, ValueError or LedgerBusyError where it cannot start."""
+    ledger = Ledger(config.path_state / "ledger.db")
+    agent = Agent(
+        config,
+        sampler(config),
+        pipeline(config, ledger),
+        Board(config.sample_interval / NS_PER_S, own_metrics),
+        Events([config.path_state / "hooks"]),
+    )
+    server = WebServer(config.web_listen_address, agent.board, config.web_config_file)
+    try:
+        server.start()
+        host, port = server.address
+        log.info("jobwatt %s serves on %s:%d, pid %d", __version__, host, port, os.getpid())
+        _write_pid(config)
+        agent.install_signals()
+        agent.run()
+    finally:
+        server.stop()
+        agent.close()
+
+
+def _write_pid(config: Config) -> None:
+    """For `jobwatt release-gpus`; a state directory that cannot be written is the ledger's to report."""
+    with contextlib.suppress(OSError):
+        (config.path_state / "jobwatt.pid").write_text(f"{os.getpid()}\n")

@@ -1,0 +1,115 @@
+"""`jobwatt doctor`: what is measured here, what is not, why, and what mends it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from . import agent
+from .meter import measure
+from .model import NS_PER_S, Step
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .model import Snapshot
+    from .sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """
+    What an examination found; one line per entry.
+
+    Attributes:
+        measured: devices and their power now.
+        problems: what is not measured, why, and what mends it.
+        jobs: jobs on this node and who says whose they are.
+        notes: hooks, controller, state directory.
+    """
+
+    measured: tuple[str, ...]
+    problems: tuple[str, ...]
+    jobs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything can be measured at all."""
+        return bool(self.measured)
+
+
+def examine(config: Config, sampler: Sampler) -> Findings:
+    """Take two samples and look at what came."""
+    first = sampler.take(full=True, cause="tick")
+    time.sleep(max(config.sample_interval, NS_PER_S // 2) / NS_PER_S)
+    second = sampler.take(full=True, cause="tick")
+    return Findings(
+        measured=_measured(config, first, second),
+        problems=tuple(dict.fromkeys(failure.message for failure in second.failures)),
+        jobs=_jobs(second),
+        notes=tuple(_notes(config)),
+    )
+
+
+def _measured(config: Config, first: Snapshot, second: Snapshot) -> tuple[str, ...]:
+    cursors = measure({}, first.readings, agent.gap_ns(config)).cursors
+    lines = []
+    for delta in measure(cursors, second.readings, max(agent.gap_ns(config), 3 * NS_PER_S)).booked:
+        device = delta.device
+        watts = f"{delta.energy_uj * 1000 / delta.dt_ns:9.1f} W" if delta.dt_ns else "        ?  "
+        how = "" if delta.step is Step.NORMAL else f"  ({delta.step})"
+        part = "" if device.summed else "  inside another zone: shown, not added"
+        lines.append(
+            f"{watts}  {device.domain:<4} {device.source}: {device.name or device.id}{how}{part}"
+        )
+    return tuple(lines)
+
+
+def _jobs(snapshot: Snapshot) -> tuple[str, ...]:
+    lines = []
+    for job in snapshot.jobs:
+        meta = job.meta
+        who = f"{meta.user or '?'} ({meta.account or 'no account known'}), known by {meta.resolved_by or 'nobody yet'}"
+        gpus = f", {len(meta.gpus)} GPU by {meta.gpus_by}" if meta.gpus else ""
+        lines.append(f"{meta.jobid or job.usage.key}: {who}{gpus}")
+    return tuple(lines)
+
+
+def _notes(config: Config) -> list[str]:
+    hooks = config.path_state / "hooks"
+    notes = []
+    if not hooks.is_dir():
+        notes.append(
+            f"{hooks} does not exist: no hook has run yet. Add `jobwatt hook prolog` and `jobwatt hook epilog` to "
+            "slurm.conf's Prolog and Epilog, so that short jobs and GPU indexes are exact"
+        )
+    if config.slurm_rpc and shutil.which("scontrol") is None:
+        notes.append(
+            "scontrol is not in PATH and slurmctld cannot be asked: jobs are known by hook and environment only"
+        )
+    if not (config.path_state / "idle.json").exists():
+        notes.append(
+            "idle power is not calibrated: it is learnt while nothing runs. Better: drain the node, `jobwatt calibrate`"
+        )
+    return notes
+
+
+def as_text(found: Findings) -> str:
+    """For a person."""
+    blocks = [
+        ("measured", found.measured or ("nothing",)),
+        ("not measured", found.problems or ("everything that is switched on is measured",)),
+        ("jobs", found.jobs or ("no job on this node",)),
+        ("notes", found.notes or ("none",)),
+    ]
+    return "\n".join(
+        f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in blocks
+    )
+
+
+def as_json(found: Findings) -> str:
+    """For a script."""
+    return json.dumps({"measures": found.measures, **asdict(found)}, indent=1) + "\n"

@@ -1,0 +1,130 @@
+"""The grammar of the command line: commands, their flags and their help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+from .config import ConfigError, add_flags, duration, nearest
+
+_EPILOG = """\
+A first look, without installing anything:
+  jobwatt doctor                 what can be measured here, what not, and how to mend it
+  jobwatt once                   two samples, then the metrics page
+  jobwatt serve --web.listen-address=127.0.0.1:9816
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest known flag where one is misspelt."""
+
+    def error(self, message: str) -> NoReturn:
+        flag = message.removeprefix("unrecognized arguments: ").split(" ")[0].split("=")[0]
+        hint = (
+            nearest(flag, self._option_string_actions) if message.startswith("unrecognized") else ""
+        )
+        super().error(message + hint)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse a command line; a usage error prints one line and exits with 2."""
+    return build().parse_args(argv)
+
+
+def build() -> argparse.ArgumentParser:
+    """Build the whole parser."""
+    parser = _Parser(
+        prog="jobwatt",
+        description="Where every joule of a Slurm GPU node goes: per job and user.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"jobwatt {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    _add(commands, "serve", "measure, account and serve the metrics page until stopped")
+    _add(commands, "once", "two samples --sample.interval apart, then the metrics page on stdout")
+    doctor = _add(commands, "doctor", "what is measured here, what is not, why, and what mends it")
+    doctor.add_argument("--json", action="store_true", help="for scripts")
+    _measuring(commands)
+    _playing(commands)
+    hook = commands.add_parser(
+        "hook", help="for Slurm's Prolog and Epilog: tell the daemon that a job begins or ends"
+    )
+    hook.add_argument("event", choices=["prolog", "epilog"])
+    hook.add_argument(
+        "--path.state",
+        dest="path.state",
+        metavar="DIR",
+        help="as for serve (default /var/lib/jobwatt)",
+    )
+    return parser
+
+
+def _measuring(commands: argparse._SubParsersAction[_Parser]) -> None:
+    calibrate = _add(
+        commands,
+        "calibrate",
+        "measure idle power on a drained node and keep it in the state directory",
+    )
+    calibrate.add_argument(
+        "--duration",
+        type=_duration,
+        default="60s",
+        metavar="TIME",
+        help="how long to measure (default 60s)",
+    )
+    record = _add(commands, "record", "write snapshots of this node, one JSON object a line")
+    record.add_argument("--out", metavar="FILE", help="file to write (default: stdout)")
+    record.add_argument(
+        "--duration",
+        type=_duration,
+        metavar="TIME",
+        help="stop after this (default: when interrupted)",
+    )
+    release = _add(
+        commands,
+        "release-gpus",
+        "have the daemon let go of the NVIDIA driver, so that GPUs can be reset",
+    )
+    release.add_argument("--resume", action="store_true", help="take the GPUs back now")
+
+
+def _playing(commands: argparse._SubParsersAction[_Parser]) -> None:
+    replay = _add(commands, "replay", "serve a recording instead of hardware")
+    replay.add_argument(
+        "recording",
+        type=Path,
+        metavar="FILE",
+        help="what `jobwatt record` wrote (.jsonl or .jsonl.gz)",
+    )
+    replay.add_argument(
+        "--once", action="store_true", help="play it through at once, print the metrics page, exit"
+    )
+    replay.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="times as fast as recorded (default 1)",
+    )
+    replay.add_argument("--loop", action="store_true", help="begin again at the end")
+
+
+def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:
+    parser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+    )
+    add_flags(parser)
+    return parser
+
+
+def _duration(text: str) -> int:
+    try:
+        return duration(text)
+    except (ValueError, ConfigError) as err:
+        raise argparse.ArgumentTypeError(str(err)) from err

@@ -1,0 +1,288 @@
+"""
+One connection's HTTP/1.1: requests in, answers out, each under a deadline and a budget.
+
+Reading and parsing are the standard library's; what is answered, and in which format, is here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import io
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from .webconfig import WebConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .web import Connection
+
+log = logging.getLogger(__name__)
+
+# Prometheus's text format and OpenMetrics:
+# https://prometheus.io/docs/instrumenting/exposition_formats/
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+CHUNK_BYTES = 1 << 16
+# 500 kB of job series: 3 ms and 121 kB at level 1, 24 ms and 105 kB at level 9.
+GZIP_LEVEL = 1
+_HTML_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+
+
+class _Stream(io.RawIOBase):
+    """A socket whose reads and writes share a deadline and whose reads have a budget."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._deadline = 0.0
+        self._budget = 0
+
+    def allow(self, seconds: float, bytes_in: int = 0) -> None:
+        self._deadline, self._budget = time.monotonic() + seconds, bytes_in
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._budget <= 0:
+            raise http.client.LineTooLong("header")
+        self._wait()
+        count = self._sock.recv_into(buffer)
+        self._budget -= count
+        return count
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        view = memoryview(data)
+        written = 0
+        while written < len(view):
+            self._wait()
+            written += self._sock.send(view[written : written + CHUNK_BYTES])
+        return written
+
+    def _wait(self) -> None:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("the client is too slow")
+        self._sock.settimeout(remaining)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: HTTPStatus
+    body: bytes = b""
+    type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """HTTP/1.1 for one connection: reading and parsing is the standard library's."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, sock: socket.socket, peer: tuple[str, int], connection: Connection) -> None:
+        self._connection = connection
+        self._server = connection.server
+        self._stream = _Stream(sock)
+        self._first = True
+        super().__init__(sock, peer, connection.server)  # type: ignore[arg-type]  # only kept
+
+    def setup(self) -> None:
+        """Read and write through deadlines."""
+        self.connection = self.request
+        if self.connection.family in (socket.AF_INET, socket.AF_INET6):
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._input = self.rfile = io.BufferedReader(self._stream)
+        self.wfile = self._stream  # type: ignore[assignment]  # all that is asked of it is write
+
+    def finish(self) -> None:
+        """Nothing is buffered; the connection closes itself."""
+
+    def handle_one_request(self) -> None:
+        """Answer one request; the connection stays open only where all of it was understood."""
+        self.requestline, self.command, self.request_version = "", "", self.protocol_version
+        self.close_connection = True
+        try:
+            if self._read_request():
+                self._answer()
+        except http.client.LineTooLong:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _read_request(self) -> bool:
+        limits = self._server.limits
+        first, self._first = self._first, False
+        self._stream.allow(limits.request_s if first else limits.idle_s, limits.header_bytes)
+        if not self._input.peek(1):
+            return False
+        self._stream.allow(limits.request_s, limits.header_bytes)
+        self.raw_requestline = self._input.readline()
+        if not self.parse_request():  # has sent what is wrong
+            return False
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self._connection.unread = self.close_connection = True  # a body nobody asked for
+        if self.request_version == "HTTP/1.0":
+            self.close_connection = True
+        return True
+
+    def _answer(self) -> None:
+        config = self._server.loaded().config
+        answer = self._refusal(config)
+        if answer is None:
+            self._connection.busy = True
+            answer = self._look_up()
+        self._send(answer, config)
+        self._connection.busy = False
+        self._server.used(self._connection)
+
+    def _refusal(self, config: WebConfig) -> _Answer | None:
+        if not config.users:
+            return None
+        allowed = self._server.passwords.allows(config.users, self.headers.get("Authorization"))
+        if allowed:
+            return None
+        if allowed is None:
+            return _Answer(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                b"too many password checks at once\n",
+                headers=(("Retry-After", "1"),),
+            )
+        challenge = ("WWW-Authenticate", 'Basic realm="jobwatt", charset="UTF-8"')
+        return _Answer(HTTPStatus.UNAUTHORIZED, b"who are you?\n", headers=(challenge,))
+
+    def _look_up(self) -> _Answer:
+        path, _, query = self.path.partition("?")
+        make = _ROUTES.get(path)
+        if make is None:
+            return _Answer(HTTPStatus.NOT_FOUND, b"not found; there are / and /metrics\n")
+        if self.command not in ("GET", "HEAD"):
+            allow = ("Allow", "GET, HEAD")
+            return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", headers=(allow,))
+        try:
+            return make(self, query)
+        except Exception:  # a fault in one page must neither end the connection unsaid nor be lost
+            log.exception("cannot make %s", path)
+            return _Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error; see the log\n")
+
+    def _metrics(self, query: str) -> _Answer:
+        openmetrics = wants_openmetrics(self._header("Accept"))
+        names = frozenset(parse_qs(query).get("name[]", ()))
+        body = self._server.site.metrics(openmetrics, names)
+        kind = OPENMETRICS if openmetrics else TEXT
+        vary = ("Vary", "Accept, Accept-Encoding")
+        if not accepts_gzip(self._header("Accept-Encoding")):
+            return _Answer(HTTPStatus.OK, body, kind, (vary,))
+        zipped = compress(body) if names else self._server.zipped(body, openmetrics=openmetrics)
+        return _Answer(HTTPStatus.OK, zipped, kind, (vary, ("Content-Encoding", "gzip")))
+
+    def _page(self, _query: str) -> _Answer:
+        body = self._server.site.page().encode(errors="replace")
+        return _Answer(
+            HTTPStatus.OK, body, "text/html; charset=utf-8", tuple(_HTML_HEADERS.items())
+        )
+
+    def _health(self, _query: str) -> _Answer:
+        return _verdict(*self._server.site.health())
+
+    def _ready(self, _query: str) -> _Answer:
+        return _verdict(*self._server.site.ready())
+
+    def _header(self, name: str) -> str:
+        return ",".join(self.headers.get_all(name, ()))
+
+    def _send(self, answer: _Answer, config: WebConfig) -> None:
+        self._stream.allow(self._server.limits.write_s)
+        headers = {
+            "Content-Type": answer.type,
+            "Content-Length": str(len(answer.body)),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            **dict(answer.headers),
+            **config.headers,
+        }
+        self.send_response(answer.status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self._stream.write(answer.body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """_Answer what could not be parsed, in plain text and without repeating any of it."""
+        del message, explain
+        self._connection.unread = self.close_connection = True
+        self.request_version = self.protocol_version  # HTTP/0.9 would get no status line
+        status = HTTPStatus(code)
+        self._send(_Answer(status, f"{status.phrase.lower()}\n".encode()), WebConfig())
+
+    def version_string(self) -> str:
+        """Name the server, and neither its version nor Python's."""
+        return "jobwatt"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class's name
+        """Log at debug level."""
+        log.debug("%s: " + format, self._connection.peer, *args)
+
+
+_ROUTES: dict[str, Callable[[Handler, str], _Answer]] = {
+    "/": Handler._page,  # noqa: SLF001 this table is the class's own
+    "/metrics": Handler._metrics,  # noqa: SLF001
+    "/healthz": Handler._health,  # noqa: SLF001
+    "/readyz": Handler._ready,  # noqa: SLF001
+}
+
+
+def _verdict(good: bool, text: str) -> _Answer:
+    status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+    return _Answer(status, f"{text or 'ok'}\n".encode(errors="replace"))
+
+
+def compress(page: bytes) -> bytes:
+    """Return the page in gzip's format; equal pages give equal bytes."""
+    return gzip.compress(page, GZIP_LEVEL, mtime=0)
+
+
+def _choices(header: str) -> Iterator[tuple[str, str, float]]:
+    """Values of an Accept header with their ``version`` and weight (RFC 9110, section 12.4.2)."""
+    for entry in header.lower().split(","):
+        value, *parameters = (part.strip() for part in entry.split(";"))
+        options = {key: text for key, _, text in (part.partition("=") for part in parameters)}
+        try:
+            weight = float(options.get("q", "1"))
+        except ValueError:
+            weight = 0.0
+        yield value, options.get("version", ""), weight
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Tell whether the client would rather have OpenMetrics 1 than the text format."""
+    openmetrics = text = 0.0
+    for kind, version, weight in _choices(accept):
+        if kind == "application/openmetrics-text" and (not version or version.startswith("1.")):
+            openmetrics = max(openmetrics, weight)
+        elif kind in ("text/plain", "text/*", "*/*"):
+            text = max(text, weight)
+    return openmetrics > 0 and openmetrics >= text
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Tell whether the client takes gzip."""
+    weights = {value: weight for value, _, weight in _choices(accept_encoding)}
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0

@@ -1,0 +1,706 @@
+"""The HTTP server, with real sockets, real TLS and a real Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import json
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass, field
+
+import bcrypt
+import pytest
+from prometheus_client.exposition import choose_encoder
+
+import webcerts
+from jobwatt.web import Limits, WebServer, listen, parse_address
+from jobwatt.webconfig import WebConfigError
+from jobwatt.webhandler import OPENMETRICS, TEXT, accepts_gzip, wants_openmetrics
+
+PAGE = "# HELP jobwatt_jobs Jobs.\n# TYPE jobwatt_jobs gauge\njobwatt_jobs 2.0\n"
+AUTH = "Basic " + b64encode(b"ann:secret").decode()
+
+
+@dataclass
+class FixedSite:
+    """A site with fixed answers, each page one object as long as nothing changes."""
+
+    text: bytes = PAGE.encode()
+    openmetrics: bytes = (PAGE + "# EOF\n").encode()
+    good: bool = True
+    asked: list[frozenset[str]] = field(default_factory=list)
+
+    def metrics(self, openmetrics, names):
+        self.asked.append(names)
+        if "boom" in names:
+            raise RuntimeError("boom")
+        return self.openmetrics if openmetrics else self.text
+
+    def page(self):
+        return "<!doctype html><title>jobwatt</title>\udce9"
+
+    def health(self):
+        return self.good, "" if self.good else "the last sample is 90 s old"
+
+    def ready(self):
+        return self.good, "" if self.good else "no sample yet"
+
+
+QUICK = Limits(connections=8, handshake_s=1.0, request_s=1.0, idle_s=1.0, write_s=1.0)
+
+
+@contextlib.contextmanager
+def serving(address="127.0.0.1:0", site=None, config=None, limits=None):
+    server = WebServer(address, site or FixedSite(), config, limits)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def server():
+    with serving(limits=QUICK) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory):
+    """A CA with a server and two clients, and a stranger with a CA of its own."""
+    path = tmp_path_factory.mktemp("certs")
+    ca, stranger = webcerts.make("ca"), webcerts.make("stranger")
+    ca.write(path, "ca")
+    stranger.write(path, "strange-ca")
+    webcerts.make("server", ca).write(path, "server")
+    webcerts.make("prometheus", ca, ("prometheus.example.org",)).write(path, "client")
+    webcerts.make("someone", ca, ("someone.example.org",)).write(path, "someone")
+    webcerts.make("stranger", stranger).write(path, "stranger")
+    return path
+
+
+TLS = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
+MTLS = TLS + "  client_ca_file: ca.crt\n  client_auth_type: RequireAndVerifyClientCert\n"
+USERS = f"basic_auth_users:\n  ann: {bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n"
+
+
+@pytest.fixture
+def config(certs, request):
+    """Writes a web config beside the certificates."""
+
+    def write(text):
+        path = certs / f"{abs(hash(request.node.name))}.yml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def client_context(certs, name=""):
+    context = ssl.create_default_context(cafile=certs / "ca.crt")
+    if name:
+        context.load_cert_chain(certs / f"{name}.crt", certs / f"{name}.key")
+    return context
+
+
+def connect(server, context=None):
+    host, port = server.address
+    if context:
+        return http.client.HTTPSConnection(host, port, timeout=5, context=context)
+    return http.client.HTTPConnection(host, port, timeout=5)
+
+
+def ask(server, path="/metrics", method="GET", headers=(), context=None, body=None):
+    """One request on a connection of its own: the response and its body."""
+    with contextlib.closing(connect(server, context)) as connection:
+        connection.request(method, path, headers=dict(headers), body=body)
+        response = connection.getresponse()
+        return response, response.read()
+
+
+OPEN: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    """Closes the raw sockets of a test."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def dial(host, port):
+    OPEN.append(socket.create_connection((host, port), timeout=5))
+    return OPEN[-1]
+
+
+def raw(server, data=b""):
+    sock = dial(*server.address)
+    sock.sendall(data)
+    return sock
+
+
+def read_all(sock):
+    data = b""
+    while chunk := sock.recv(65536):
+        data += chunk
+    return data
+
+
+class TestEndpoints:
+    """What is where."""
+
+    def test_metrics(self, server):
+        """/metrics is the site's page, byte for byte, in the text format by default."""
+        response, body = ask(server)
+        assert (response.status, body) == (200, PAGE.encode())
+        assert response.headers["Content-Type"] == TEXT
+
+    def test_openmetrics(self, server):
+        """OpenMetrics is served where it is asked for."""
+        response, body = ask(
+            server, headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+        )
+        assert response.headers["Content-Type"] == OPENMETRICS
+        assert body.endswith(b"# EOF\n")
+
+    def test_names(self, server):
+        """?name[]= reaches the site, decoded."""
+        ask(server, "/metrics?name[]=a&name%5B%5D=b&other=c")
+        assert server.site.asked == [frozenset({"a", "b"})]
+
+    def test_page(self, server):
+        """/ is HTML that may load nothing from anywhere, even where a name is not UTF-8."""
+        response, body = ask(server, "/")
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert body == b"<!doctype html><title>jobwatt</title>?"
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+    def test_health(self, server, path):
+        """Health is 200 "ok", or 503 and the reason."""
+        response, body = ask(server, path)
+        assert (response.status, body) == (200, b"ok\n")
+        server.site.good = False
+        response, body = ask(server, path)
+        assert response.status == 503
+        assert body in (b"the last sample is 90 s old\n", b"no sample yet\n")
+
+    @pytest.mark.parametrize("path", ["/favicon.ico", "/metrics/", "/../etc/passwd", "/%00", "//"])
+    def test_not_found(self, server, path, caplog):
+        """Anything else is 404, without a word in the log."""
+        response, body = ask(server, path)
+        assert response.status == (200 if path == "//" else 404)  # the library reads // as /
+        assert b"passwd" not in body
+        assert not [r for r in caplog.records if r.levelno > logging.INFO]
+
+    @pytest.mark.parametrize("path", ["/", "/metrics", "/healthz"])
+    def test_head(self, server, path):
+        """HEAD has GET's headers and no body, and leaves the connection in step."""
+        with contextlib.closing(connect(server)) as connection:
+            connection.request("GET", path)
+            got = connection.getresponse()
+            got.read()
+            connection.request("HEAD", path)
+            head = connection.getresponse()
+            assert head.read() == b""
+            assert head.headers["Content-Length"] == got.headers["Content-Length"]
+            connection.request("GET", path)
+            assert connection.getresponse().status == 200
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+    def test_other_methods(self, server, method):
+        """Other methods are 405 and told which are allowed, and a body does no harm."""
+        body = b"x" * 300_000 if method in ("POST", "PUT") else None
+        response, _ = ask(server, method=method, body=body)
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET, HEAD"
+
+    def test_no_version_leaks(self, server):
+        """No header names Python or a version."""
+        response, _ = ask(server)
+        assert response.headers["Server"] == "jobwatt"
+        assert "ython" not in str(response.headers)
+
+    def test_a_fault_is_500_and_logged(self, server, caplog):
+        """A fault in the site is a 500 and a traceback in the log; the connection goes on."""
+        with contextlib.closing(connect(server)) as connection:
+            connection.request("GET", "/metrics?name[]=boom")
+            response = connection.getresponse()
+            assert response.status == 500
+            assert b"boom" not in response.read()
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+        assert "RuntimeError: boom" in caplog.text
+
+    def test_configured_headers(self, config):
+        """Headers of the web config replace the built-in ones, on every answer."""
+        text = "http_server_config: {headers: {X-Frame-Options: sameorigin}}"
+        with serving(config=config(text)) as server:
+            for path in ("/", "/none"):
+                response, _ = ask(server, path)
+                assert response.headers.get_all("X-Frame-Options") == ["sameorigin"]
+
+
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
+CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+class TestNegotiation:
+    """Formats and compression."""
+
+    @pytest.mark.parametrize(
+        "accept",
+        [
+            PROMETHEUS_2,
+            PROMETHEUS_3,
+            CHROME,
+            "",
+            "*/*",
+            "text/plain",
+            "text/plain;version=0.0.4",
+            "application/openmetrics-text",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "application/openmetrics-text;version=0.0.1",
+            "application/json",
+        ],
+    )
+    def test_as_prometheus_client(self, accept):
+        """Of what real clients send, the format is the one prometheus_client would choose."""
+        assert wants_openmetrics(accept) == ("openmetrics" in choose_encoder(accept)[1])
+
+    @pytest.mark.parametrize(
+        ("accept", "expected"),
+        [
+            ("application/openmetrics-text;q=0,text/plain", False),
+            ("text/plain;q=0.9,application/openmetrics-text;q=0.1", False),
+            ("text/plain;q=0.1,application/openmetrics-text;q=0.9", True),
+            ("Application/OpenMetrics-Text ; Version=1.0.0", True),
+            ("application/openmetrics-text;version=2.0.0", False),
+            ("application/openmetrics-text;q=abc", False),
+            (";;;,,,=;q", False),
+        ],
+    )
+    def test_weights(self, accept, expected):
+        """Weights decide, and nonsense is the text format."""
+        assert wants_openmetrics(accept) is expected
+
+    @pytest.mark.parametrize(
+        ("header", "expected"),
+        [
+            ("gzip", True),
+            ("deflate, GZIP;q=0.5", True),
+            ("*", True),
+            ("x-gzip", True),
+            ("gzip;q=0", False),
+            ("gzip;q=0, *", False),
+            ("identity", False),
+            ("", False),
+        ],
+    )
+    def test_accepts_gzip(self, header, expected):
+        """gzip only where it is asked for, and not where it is refused."""
+        assert accepts_gzip(header) is expected
+
+    def test_gzip(self, server):
+        """A compressed page unpacks to the page, and says so."""
+        response, body = ask(server, headers={"Accept-Encoding": "gzip"})
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert response.headers["Vary"] == "Accept, Accept-Encoding"
+        assert gzip.decompress(body) == PAGE.encode()
+
+    def test_a_page_is_compressed_once(self, server):
+        """The same page is compressed once, a new one and the other format anew."""
+        page = bytes(server.site.text)
+        first = server.zipped(page, openmetrics=False)
+        assert server.zipped(page, openmetrics=False) is first
+        other = server.zipped(page + b"x", openmetrics=True)
+        assert server.zipped(page, openmetrics=False) is first
+        assert gzip.decompress(other) == page + b"x"
+        assert gzip.decompress(server.zipped(page + b"y", openmetrics=False)) == page + b"y"
+
+
+class TestPatience:
+    """Slow, silent, crowding and nonsensical clients."""
+
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    @pytest.mark.parametrize("sent", [b"", b"\x16\x03", b"GET /metr"], ids=["idle", "hello", "get"])
+    def test_a_silent_client_blocks_nobody(self, certs, config, tls, sent):
+        """With silent connections open, a scrape is answered as fast as without."""
+        with serving(config=config(TLS) if tls else None) as server:
+            silent = [raw(server, sent) for _ in range(10)]
+            start = time.monotonic()
+            response, _ = ask(server, context=client_context(certs) if tls else None)
+            assert response.status == 200
+            assert time.monotonic() - start < 1
+            for sock in silent:
+                sock.close()
+
+    def test_a_slow_header_has_one_deadline(self, server):
+        """A header that drips in is cut off after the time for the whole of it."""
+        sock, start = raw(server, b"GET /metrics HTTP/1.1\r\n"), time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - start < 5:
+                sock.sendall(b"X-Drip: 1\r\n")
+                time.sleep(0.1)
+        assert 0.8 < time.monotonic() - start < 3
+
+    def test_a_slow_handshake_has_one_deadline(self, config):
+        """A TLS handshake that never ends is cut off."""
+        with serving(config=config(TLS), limits=QUICK) as server:
+            start = time.monotonic()
+            assert raw(server).recv(1) == b""
+            assert 0.8 < time.monotonic() - start < 3
+
+    def test_a_reader_that_stalls_is_dropped(self):
+        """Who asks and does not read loses the connection, and its place, in time."""
+        site = FixedSite(text=b"x" * 50_000_000)
+        with serving(site=site, limits=QUICK) as server:
+            sock = raw(server, b"GET /metrics HTTP/1.1\r\n\r\n")
+            deadline = time.monotonic() + 5
+            time.sleep(0.2)
+            assert server._connections
+            while server._connections and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not server._connections
+            sock.close()
+
+    def test_keep_alive(self, server):
+        """Several requests share a connection, also when they are sent at once."""
+        sock = raw(server, b"GET /healthz HTTP/1.1\r\n\r\n" * 3 + b"GET / HTTP/1.0\r\n\r\n")
+        assert read_all(sock).count(b"HTTP/1.1 200 OK") == 4
+
+    def test_an_idle_connection_ends(self, server):
+        """A kept-alive connection ends when nothing is asked for long."""
+        sock, start = raw(server, b"GET /healthz HTTP/1.1\r\n\r\n"), time.monotonic()
+        assert read_all(sock).startswith(b"HTTP/1.1 200")
+        assert 0.8 < time.monotonic() - start < 3
+
+    def test_idle_connections_make_room(self, server):
+        """More idle connections than places keep nobody out: the oldest goes."""
+        crowd = [raw(server) for _ in range(3 * QUICK.connections)]
+        response, _ = ask(server)
+        assert response.status == 200
+        assert len(server._connections) <= QUICK.connections
+        assert crowd[0].recv(1) == b""
+
+    def test_a_crowd_ousts_itself(self):
+        """A client that takes all places loses its own, not another client's."""
+        if not socket.has_dualstack_ipv6():
+            pytest.skip("no IPv6")
+        with serving(":0", limits=Limits(connections=8)) as server:
+            port = server.address[1]
+            other = dial("::1", port)
+            reader = other.makefile("rb")
+            other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert b"HTTP/1.1 200 OK\r\n" in list(iter(reader.readline, b"ok\n"))
+            crowd = [dial("127.0.0.1", port) for _ in range(40)]
+            assert crowd[0].recv(1) == b""
+            other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert reader.readline() == b"HTTP/1.1 200 OK\r\n"
+
+    def test_when_all_are_busy(self):
+        """Where every place is being answered, the next is refused at once, in words."""
+        site = FixedSite(text=b"x" * 50_000_000)
+        with serving(site=site, limits=Limits(connections=2, write_s=20)) as server:
+            busy = [raw(server, b"GET /metrics HTTP/1.1\r\n\r\n") for _ in range(2)]
+            for sock in busy:
+                assert sock.recv(10)
+            response, _ = ask(server)
+            assert response.status == 503
+            for sock in busy:
+                sock.close()
+
+    @pytest.mark.parametrize(
+        ("sent", "status"),
+        [
+            (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", 431),
+            (b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431),
+            (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 20_000 + b"\r\n", 431),
+            (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431),
+            (b"GET / HTTP/9.1\r\n\r\n", 505),
+            (b"<script>alert(1)</script>\r\n\r\n", 400),
+            (b"GET / HTTP/x\r\n\r\n", 400),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 \r\n\r\n", 400),
+        ],
+    )
+    def test_nonsense(self, server, sent, status):
+        """What is too long or no HTTP gets the right refusal, and none of it back."""
+        answer = read_all(raw(server, sent))
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"script" not in answer
+        assert len(answer) < 1000
+
+    def test_stop_ends_everything(self, server):
+        """stop() is prompt, ends idle connections and frees the port."""
+        idle, address = raw(server), server.address
+        while not server._connections:
+            time.sleep(0.01)
+        start = time.monotonic()
+        server.stop()
+        assert time.monotonic() - start < 1
+        assert idle.recv(1) == b""
+        listen(*address).close()
+
+
+class TestAddresses:
+    """--web.listen-address."""
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (":9816", ("", 9816)),
+            ("[::1]:9816", ("::1", 9816)),
+            ("[::]:0", ("::", 0)),
+            ("node-1.example.org:80", ("node-1.example.org", 80)),
+            ("0.0.0.0:9816", ("0.0.0.0", 9816)),
+        ],
+    )
+    def test_good(self, text, expected):
+        """Host and port are split."""
+        assert parse_address(text) == expected
+
+    @pytest.mark.parametrize(
+        "text",
+        ["9816", "", "::1:9816", "[::1]", "a:b", "a:99999", "[x]:1", "http://a:1", "a b:1", "a:-1"],
+    )
+    def test_bad(self, text):
+        """Anything else is refused in one line that names the flag."""
+        with pytest.raises(ValueError, match=r"^--web.listen-address: [^\n]*$"):
+            WebServer(text, FixedSite())
+
+    def test_all_interfaces(self):
+        """:PORT answers on IPv4 and, where the machine has it, on IPv6."""
+        with serving(":0") as server:
+            port = server.address[1]
+            hosts = ["127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])]
+            for host in hosts:
+                connection = http.client.HTTPConnection(host, port, timeout=5)
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().status == 200
+                connection.close()
+
+    def test_ipv6_alone(self):
+        """[::1] is served, and not on IPv4."""
+        if not socket.has_dualstack_ipv6():
+            pytest.skip("no IPv6")
+        with serving("[::1]:0") as server:
+            assert ask(server)[0].status == 200
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(("127.0.0.1", server.address[1]), timeout=5)
+
+    def test_localhost_is_ipv4(self):
+        """A name with both kinds of address is served on IPv4, where scrapers look."""
+        with serving("localhost:0") as server:
+            assert server.address[0] == "127.0.0.1"
+
+    def test_a_port_that_is_taken(self, server):
+        """A taken port is said with its number and the flag to choose another."""
+        port = server.address[1]
+        with pytest.raises(OSError, match=rf"^port {port} is taken .*--web.listen-address$"):
+            WebServer(f"127.0.0.1:{port}", FixedSite()).start()
+
+    @pytest.mark.parametrize(
+        ("address", "said"),
+        [("192.0.2.1:0", "cannot listen on '192.0.2.1'"), ("no.such.invalid:0", "has no address")],
+    )
+    def test_an_address_that_is_not_ours(self, address, said):
+        """A foreign address and an unknown name are said as such."""
+        with pytest.raises(OSError, match=said):
+            WebServer(address, FixedSite()).start()
+
+
+class TestWarning:
+    """User names beyond this machine."""
+
+    def warned(self, caplog, address, config=None):
+        caplog.clear()
+        with caplog.at_level(logging.INFO), serving(address, config=config):
+            return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+    def test_open_to_the_network(self, caplog):
+        """Beyond loopback and unprotected: one warning, with both ways to mend it."""
+        (line,) = self.warned(caplog, ":0")
+        assert line.startswith("USER NAMES GO OUT UNPROTECTED")
+        assert "without TLS and authentication" in line
+        assert "--web.config.file" in line
+        assert "--web.listen-address=127.0.0.1:" in line
+
+    @pytest.mark.parametrize(
+        ("text", "missing"), [(TLS, "without authentication"), (USERS, "without TLS;")]
+    )
+    def test_half_protected(self, caplog, config, text, missing):
+        """Half a protection is said to be half."""
+        (line,) = self.warned(caplog, "0.0.0.0:0", config(text))
+        assert missing in line
+
+    @pytest.mark.parametrize("text", [TLS + USERS, MTLS])
+    def test_protected(self, caplog, config, text):
+        """With TLS and authentication nothing is said."""
+        assert self.warned(caplog, ":0", config(text)) == []
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.1.2.3:0", "[::1]:0", "localhost:0"])
+    def test_loopback(self, caplog, address):
+        """On loopback nothing is said."""
+        if "::" in address and not socket.has_dualstack_ipv6():
+            pytest.skip("no IPv6")
+        assert self.warned(caplog, address) == []
+
+
+class TestProtection:
+    """TLS, client certificates, users."""
+
+    def test_tls(self, certs, config):
+        """A client that knows the CA is served; one that does not refuses the server."""
+        with serving(config=config(TLS)) as server:
+            assert ask(server, context=client_context(certs))[0].status == 200
+            with pytest.raises(ssl.SSLCertVerificationError):
+                ask(server, context=ssl.create_default_context())
+
+    def test_http_on_the_https_port(self, config):
+        """Plain HTTP is told that this port speaks HTTPS."""
+        with serving(config=config(TLS)) as server:
+            response, body = ask(server)
+            assert (response.status, body) == (400, b"this port speaks HTTPS\n")
+
+    def test_versions(self, certs, config):
+        """min_version holds."""
+        with serving(config=config(TLS + "  min_version: TLS13\n")) as server:
+            context = client_context(certs)
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            with pytest.raises(ssl.SSLError):
+                ask(server, context=context)
+
+    def test_ciphers(self, certs, config):
+        """A suite by its IANA name is the one that is used."""
+        text = TLS + "  cipher_suites: [TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256]\n"
+        with serving(config=config(text + "  max_version: TLS12\n")) as server:
+            connection = connect(server, client_context(certs))
+            connection.connect()
+            assert connection.sock.cipher()[0] == "ECDHE-ECDSA-CHACHA20-POLY1305"
+            connection.close()
+
+    @pytest.mark.parametrize(
+        ("name", "served"), [("client", True), ("", False), ("stranger", False)]
+    )
+    def test_client_certificates(self, certs, config, name, served):
+        """Only a client whose certificate the CA has signed is served."""
+        with serving(config=config(MTLS)) as server:
+            if served:
+                assert ask(server, context=client_context(certs, name))[0].status == 200
+            else:
+                with pytest.raises(OSError):  # noqa: PT011 an alert or a reset, by TLS version
+                    ask(server, context=client_context(certs, name))
+
+    @pytest.mark.parametrize(("name", "served"), [("client", True), ("someone", False)])
+    def test_allowed_names(self, certs, config, name, served):
+        """Of the CA's clients, only those with an allowed name are served."""
+        text = MTLS + "  client_allowed_sans: [prometheus.example.org]\n"
+        with serving(config=config(text)) as server:
+            context = client_context(certs, name)
+            if served:
+                assert ask(server, context=context)[0].status == 200
+            else:
+                with pytest.raises((OSError, http.client.HTTPException)):
+                    ask(server, context=context)
+
+    @pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/none"])
+    def test_users(self, config, path):
+        """Nothing is told to who does not say who they are."""
+        with serving(config=config(USERS)) as server:
+            for headers in ({}, {"Authorization": "Basic " + b64encode(b"ann:no").decode()}):
+                response, body = ask(server, path, headers=headers)
+                assert response.status == 401
+                assert response.headers["WWW-Authenticate"].startswith("Basic realm=")
+                assert b"jobwatt_jobs" not in body
+            response, _ = ask(server, path, headers={"Authorization": AUTH})
+            assert response.status == (404 if path == "/none" else 200)
+
+    def test_a_renewed_certificate_is_served(self, certs, tmp_path):
+        """A certificate renewed on disk is the one the next connection sees."""
+        for name in ("server.crt", "server.key"):
+            shutil.copy(certs / name, tmp_path / name)
+        (tmp_path / "web.yml").write_text(TLS)
+        with serving(config=tmp_path / "web.yml") as server:
+            before = ssl.get_server_certificate(server.address)
+            for kind in ("key", "crt"):
+                shutil.copy(certs / f"someone.{kind}", tmp_path / f"server.{kind}")
+            assert ssl.get_server_certificate(server.address) != before
+
+    def test_a_bad_file_stops_the_start(self, config):
+        """A web config that cannot be used never leads to an unprotected server."""
+        with pytest.raises(WebConfigError):
+            WebServer("127.0.0.1:0", FixedSite(), config("tls_server_confg: {}"))
+
+
+SCRAPE = """
+global: {{scrape_interval: 1s}}
+scrape_configs:
+- job_name: jobwatt
+  scheme: https
+  basic_auth: {{username: ann, password: {password}}}
+  tls_config: {{ca_file: {certs}/ca.crt, cert_file: {certs}/client.crt, key_file: {certs}/client.key}}
+  static_configs: [{{targets: ['127.0.0.1:{port}']}}]
+"""
+
+
+@contextlib.contextmanager
+def prometheus(folder, certs, port, password):
+    """A Prometheus that scrapes the port; yields a function that queries it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        own = free.getsockname()[1]
+    (folder / "prometheus.yml").write_text(SCRAPE.format(certs=certs, port=port, password=password))
+    process = subprocess.Popen(
+        ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/d",
+         f"--web.listen-address=127.0.0.1:{own}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def query(expression):
+        url = f"http://127.0.0.1:{own}/api/v1/query?" + urllib.parse.urlencode(
+            {"query": expression}
+        )
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+            return [r["value"][1] for r in json.load(response)["data"]["result"]]
+        return []
+
+    try:
+        yield query
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.prometheus
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
+@pytest.mark.parametrize(("password", "up"), [("secret", "1"), ("wrong", "0")])
+def test_prometheus_scrapes(certs, config, tmp_path, password, up):
+    """A real Prometheus scrapes over HTTPS with a client certificate and the right password only."""
+    with (
+        serving(config=config(MTLS + USERS)) as server,
+        prometheus(tmp_path, certs, server.address[1], password) as query,
+    ):
+        deadline = time.monotonic() + 30
+        while (found := query('up{job="jobwatt"}')) != [up] and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert found == [up]
+        assert query("jobwatt_jobs") == (["2"] if up == "1" else [])
