@@ -280,6 +280,20 @@ def test_kills_lose_nothing_while_counters_bridge(steps, data):
         assert {d: pipeline.totals.devices[d.id].energy_uj for d in world.truth} == world.truth
 
 
+def test_a_restart_after_a_reset_bridges_the_gap(tmp_path):
+    """Epochs are counted per process: a cursor of epoch 1 is not mistaken for another counter's."""
+    world, pipeline = World(gpus=1), fresh(tmp_path / "l.db")
+    pipeline.push(world.snapshot())
+    world.reset(world.gpus[0])
+    world.run(1)
+    pipeline.push(world.snapshot())
+    killed(pipeline.ledger)
+    world.epoch[world.gpus[0]] = 0  # a new process counts from 0
+    pipeline = fresh(tmp_path / "l.db")
+    world.run(1)
+    assert pipeline.push(world.snapshot()).devices["GPU-0"].energy_uj == 100 * WATT
+
+
 def test_steps_are_counted():
     """What was not plain is a metric: a wrap, a gap, a reset."""
     world, pipeline = World(gpus=1, wrap_uj=150 * WATT), fresh()

@@ -259,7 +259,7 @@ def _device_rows(page: dict[str, Rows], view: View) -> None:
                     totals.integrated_uj
                 )
                 ratio = totals.compared_uj / totals.integrated_uj
-                page["jobwatt_gpu_energy_counter_ratio"][labels] = f"{ratio:.6f}"
+                page["jobwatt_gpu_energy_agreement_ratio"][labels] = f"{ratio:.6f}"
         elif device.source == "rapl":
             page["jobwatt_rapl_energy_joules_total"][device.name, device_id] = _micro(
                 totals.energy_uj

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Cursors = dict[tuple[str, Kind], Reading]
 
+# Of a reading that another process took: epochs are counted per process, so only values tell whether
+# the counter began again in between.
+ANY_EPOCH = -1
+
 # A counter that seems to have wrapped but implies more than this many times the device's greatest
 # power has begun again instead (kexec, module reload). Ten, because dt of two readings a moment
 # apart is uncertain by as much as a counter's own update period (1 ms for RAPL).
@@ -70,7 +74,7 @@ def delta(before: Reading | None, now: Reading, regular_ns: int) -> Delta:
     if before is None:
         return Delta(now.device, 0, 0, Step.FIRST)
     dt_ns = now.t_ns - before.t_ns
-    if before.epoch != now.epoch or dt_ns < 0:
+    if before.epoch not in {now.epoch, ANY_EPOCH} or dt_ns < 0:
         return Delta(now.device, 0, max(dt_ns, 0), Step.RESET)
     if now.kind is Kind.POWER:
         return _integrated(before, now, dt_ns, regular_ns)

@@ -187,7 +187,7 @@ _ALL = (
         GPU,
     ),
     Metric(
-        "jobwatt_gpu_energy_counter_ratio",
+        "jobwatt_gpu_energy_agreement_ratio",
         _G,
         "Hardware energy counter over integrated power, since the daemon started; 1 when they agree.",
         GPU,

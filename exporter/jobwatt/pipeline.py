@@ -7,13 +7,13 @@ else, so a recording gives the same totals as the node did.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .idle import Idle, observed
 from .interval import Carry, settle
 from .ledger import Book, Ledger, trimmed
-from .meter import Cursors, measure
+from .meter import ANY_EPOCH, Cursors, measure
 from .totals import Totals, applied
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ class Pipeline:
         """Go on where the ledger's last commit left off."""
         book = self.ledger.restore(boot_id)
         self.totals, self._last, self._carry = book.totals, book.last, book.carry
-        self._cursors = {(reading.device.id, reading.kind): reading for reading in book.readings}
+        self._cursors = {
+            (reading.device.id, reading.kind): replace(reading, epoch=ANY_EPOCH)
+            for reading in book.readings
+        }
         self.idle = Idle(self.idle.calibrated, book.learnt)
 
     def calibrate(self, calibrated: Mapping[str, int]) -> None:

@@ -1,0 +1,268 @@
+"""Prolog and Epilog records: always exit 0, always in time, and only believed where they may be."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobwatt.slurm.hookdir import HookDir, parse
+from jobwatt.slurm.hooks import write
+
+EXPORTER = Path(__file__).parents[1] / "exporter"
+PROC = Path("/proc")
+ENV = {  # of a real Prolog (Slurm 22.05.8), second node of a two-node job
+    "SLURM_JOB_ID": "2",
+    "SLURM_JOB_USER": "alice",
+    "SLURM_JOB_UID": "20001",
+    "SLURM_JOB_ACCOUNT": "infres",
+    "SLURM_JOB_PARTITION": "all",
+    "SLURM_JOB_GPUS": "2,5",
+    "CUDA_VISIBLE_DEVICES": "2,5",
+    "SLURM_JOB_CPUS_PER_NODE": "4,2(x2)",
+    "SLURM_NODELIST": "gpu[01-02,05]",
+    "SLURMD_NODENAME": "gpu02",
+    "SLURM_JOB_RESTART_COUNT": "0",
+}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+
+
+def hook(state: Path, *argv: str, env: dict[str, str] | None = None) -> tuple[str, float]:
+    """Run the hook as slurmd does, in a process of its own: (stderr, seconds). Exit is 0, always."""
+    code = "import os, sys; from jobwatt.slurm.hooks import run_hook; sys.exit(run_hook(sys.argv[1:], os.environ))"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(argv or ("prolog",)), f"--path.state={state}"],
+        env={"PYTHONPATH": str(EXPORTER), **(ENV if env is None else env)},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return done.stderr, time.monotonic() - began
+
+
+def store(state: Path, event: str = "prolog", t_ns: int = 7, **env: str) -> None:
+    write(state, event, {**ENV, **env}, t_ns=t_ns, wall_s=time.time())
+
+
+def test_a_record_says_what_slurm_said(tmp_path: Path) -> None:
+    """State directory missing: it is made, and the record holds this node's share of the job."""
+    said, _ = hook(tmp_path / "state")
+    [record] = HookDir(tmp_path / "state", procfs=PROC).poll()
+    assert said == ""
+    assert (record.event, record.jobid, record.node) == ("prolog", "2", "gpu02")
+    assert (record.user, record.uid, record.account) == ("alice", 20001, "infres")
+    assert (record.partition, record.gpus, record.cpus) == ("all", "2,5", 2)
+    assert 0 < record.t_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    hooks = tmp_path / "state/hooks"
+    assert stat.S_IMODE(hooks.stat().st_mode) == 0o750
+    assert stat.S_IMODE((hooks / "2.gpu02.prolog.json").stat().st_mode) == 0o640
+    assert [path.name for path in hooks.iterdir()] == ["2.gpu02.prolog.json"]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SLURM_JOB_ID": "../../etc/x"},
+        {"SLURM_JOB_ID": ""},
+        {"SLURM_JOB_ID": "-1"},
+        {"SLURMD_NODENAME": "../x"},
+        {"SLURMD_NODENAME": "."},
+    ],
+)
+def test_odd_names_are_refused(tmp_path: Path, env: dict[str, str]) -> None:
+    """What would be a path is not written, and one line says so."""
+    said, _ = hook(tmp_path, env={**ENV, **env})
+    assert said.count("\n") == 1
+    assert "nothing recorded" in said
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_untrusted_text_and_size(tmp_path: Path) -> None:
+    """Quotes, line breaks and bytes that are not text arrive harmless; an endless value is left out."""
+    store(tmp_path, SLURM_JOB_ACCOUNT='a"b\\\n\udcff\U0001f600', SLURM_JOB_QOS="q" * 10_000)
+    [record] = HookDir(tmp_path, procfs=PROC).poll()
+    assert record.account == 'a"b\\ \ufffd\ufffd'
+    assert record.qos == ""
+
+
+@needs_root
+def test_full_disk(tmp_path: Path) -> None:
+    """No room: exit 0, one line, nothing half-written left behind."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], check=True)
+    try:
+        (tmp_path / "hooks").mkdir(mode=0o750)
+        subprocess.run(
+            ["dd", "if=/dev/zero", f"of={tmp_path}/fill"], capture_output=True, check=False
+        )
+        said, took_s = hook(tmp_path)
+        assert "No space left" in said or "no room" in said
+        assert took_s < 2
+        assert not list((tmp_path / "hooks").iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@needs_root
+def test_read_only_state(tmp_path: Path) -> None:
+    """A read-only file system is a line on stderr."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], check=True)
+    try:
+        assert "Read-only" in hook(tmp_path)[0]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_fifo_in_the_way(tmp_path: Path) -> None:
+    """A FIFO under the record's own name is replaced, one in place of the directory refused."""
+    (tmp_path / "hooks").mkdir(mode=0o750)
+    os.mkfifo(tmp_path / "hooks/2.gpu02.prolog.json")
+    assert hook(tmp_path)[0] == ""
+    assert (tmp_path / "hooks/2.gpu02.prolog.json").is_file()
+    os.mkfifo(tmp_path / "other")
+    assert "nothing recorded" in hook(tmp_path / "other")[0]
+
+
+@needs_root
+def test_a_planted_directory_is_not_used(tmp_path: Path) -> None:
+    """Root writes through no link and into no directory of a third party."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o750)
+    os.chown(theirs, 12345, 12345)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/hooks").symlink_to(theirs)
+    assert "nothing recorded" in hook(tmp_path / "a")[0]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/hooks").mkdir()
+    os.chown(tmp_path / "b/hooks", 12345, 12345)
+    assert "uid 12345" in hook(tmp_path / "b")[0]
+    assert not list(theirs.iterdir())
+    assert not list((tmp_path / "b/hooks").iterdir())
+
+
+@needs_root
+def test_the_directory_belongs_to_whom_the_state_belongs(tmp_path: Path) -> None:
+    """An unprivileged daemon can read and tidy up what root's hook made first."""
+    os.chown(tmp_path, 12345, 23456)
+    hook(tmp_path)
+    about = (tmp_path / "hooks").stat()
+    assert (about.st_uid, about.st_gid) == (12345, 23456)
+    assert (tmp_path / "hooks/2.gpu02.prolog.json").stat().st_gid == 23456
+
+
+def test_a_hook_that_hangs_is_gone_after_200_ms(tmp_path: Path) -> None:
+    """Whatever blocks (here: stderr that nobody reads), the job waits 200 ms at most."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write_end, b"x" * 4096)
+    code = "import sys; from jobwatt.slurm.hooks import run_hook; sys.exit(run_hook(['bad'], {}))"
+    began = time.monotonic()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=write_end, env={"PYTHONPATH": str(EXPORTER)}
+    )
+    try:
+        assert child.wait(5) == 0
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    assert 0.2 <= time.monotonic() - began < 1.5
+    assert not list(tmp_path.iterdir())
+
+
+def test_own_imports_are_few() -> None:
+    """A hook imports nothing heavier than os: no json, re, typing, pathlib, enum, dataclasses."""
+    code = "import os, sys; before = set(sys.modules); import jobwatt.slurm.hooks; print(*sorted(set(sys.modules) - before))"
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(EXPORTER)}, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert out == ["__future__", "jobwatt", "jobwatt.slurm", "jobwatt.slurm.hooks"]
+
+
+def test_poll_tells_each_record_once(tmp_path: Path) -> None:
+    """New and changed records come once each, oldest first; an unchanged one is silent."""
+    directory = HookDir(tmp_path, procfs=PROC)
+    assert directory.poll() == []
+    store(tmp_path, "epilog", t_ns=9)
+    store(tmp_path, "prolog", t_ns=5)
+    assert [record.event for record in directory.poll()] == ["prolog", "epilog"]
+    assert directory.poll() == []
+    store(tmp_path, "prolog", t_ns=20, SLURM_JOB_RESTART_COUNT="1")
+    [again] = directory.poll()
+    assert (again.t_ns, again.restart_count) == (20, 1)
+
+
+def test_a_quiet_directory_is_not_listed_again(tmp_path: Path) -> None:
+    """Once its time stamp has settled, a poll is one stat: a file changed in place is not seen."""
+    directory = HookDir(tmp_path, procfs=PROC)
+    store(tmp_path)
+    time.sleep(0.06)
+    assert len(directory.poll()) == 1
+    path = tmp_path / "hooks/2.gpu02.prolog.json"
+    os.utime(path, ns=(1, 1))  # would be a change, were the directory listed
+    assert directory.poll() == []
+    store(tmp_path, SLURM_JOB_ID="3")
+    assert {record.jobid for record in directory.poll()} == {"2", "3"}
+
+
+def test_only_plain_records_are_believed(tmp_path: Path) -> None:
+    """Links, FIFOs, files others may write, damage and a record under another's name are ignored."""
+    hooks = tmp_path / "hooks"
+    store(tmp_path)
+    good = (hooks / "2.gpu02.prolog.json").read_text()
+    (tmp_path / "outside").write_text(good.replace('"2"', '"3"'))
+    (hooks / "3.gpu02.prolog.json").symlink_to(tmp_path / "outside")
+    os.mkfifo(hooks / "4.gpu02.prolog.json")
+    (hooks / "5.gpu02.prolog.json").write_text(good.replace('"2"', '"5"'))
+    (hooks / "5.gpu02.prolog.json").chmod(0o666)
+    (hooks / "6.gpu02.prolog.json").write_text(good[:40])
+    (hooks / "7.gpu02.prolog.json").write_text(good)
+    (hooks / "8.gpu02.prolog.json").write_text("[]")
+    assert [record.jobid for record in HookDir(tmp_path, procfs=PROC).poll()] == ["2"]
+
+
+def test_a_directory_others_may_write_to(tmp_path: Path) -> None:
+    """Group-writable: nothing is believed, the failure says how to mend it, and mending works."""
+    store(tmp_path)
+    (tmp_path / "hooks").chmod(0o770)
+    directory = HookDir(tmp_path, procfs=PROC)
+    assert directory.poll() == []
+    assert directory.failure is not None
+    assert "chmod 0750" in directory.failure.message
+    (tmp_path / "hooks").chmod(0o750)
+    store(tmp_path, SLURM_JOB_ID="3")
+    assert len(directory.poll()) == 2
+    assert directory.failure is None
+
+
+def test_other_boots_and_forgotten_jobs_are_swept(tmp_path: Path) -> None:
+    """A record of another boot is removed unread; `forget` removes a job's two."""
+    store(tmp_path)
+    path = tmp_path / "hooks/2.gpu02.prolog.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "boot_id": "another"}))
+    directory = HookDir(tmp_path, procfs=PROC)
+    assert directory.poll() == []
+    assert not path.exists()
+    store(tmp_path, "prolog")
+    store(tmp_path, "epilog")
+    directory.forget("2", "gpu02")
+    assert not list((tmp_path / "hooks").iterdir())
+
+
+@pytest.mark.parametrize("damage", [{"t_ns": "x"}, {"node": None}, {"event": 3}])
+def test_damaged_fields(damage: dict[str, object]) -> None:
+    """A field of the wrong kind is a damaged record, not a crash."""
+    good = {"event": "prolog", "node": "n", "SLURM_JOB_ID": "1", "t_ns": 1, "wall_s": 1.0}
+    with pytest.raises((ValueError, KeyError)):
+        parse({**good, **damage})
