@@ -48,16 +48,33 @@ class Scene:
         self.script = nvmlshim.Script.of(root / "nvml.script", gpus) if gpus else None
         self.began_s, self.began_ns = time.time(), now_ns()
 
-    def prolog(self, jobid: int, uid: int, gpus: str = "", cpus: int = 1, node: str = "node1", **more: str) -> None:
-        env = {"SLURM_JOB_ID": str(jobid), "SLURM_JOB_USER": f"user{uid}", "SLURM_JOB_UID": str(uid),
-               "SLURM_JOB_ACCOUNT": "ltci", "SLURM_JOB_PARTITION": "A100", "SLURM_JOB_GPUS": gpus,
-               "SLURM_JOB_CPUS_PER_NODE": str(cpus), "SLURM_NODELIST": node, "SLURMD_NODENAME": node, **more}
+    def prolog(
+        self, jobid: int, uid: int, gpus: str = "", cpus: int = 1, node: str = "node1", **more: str
+    ) -> None:
+        env = {
+            "SLURM_JOB_ID": str(jobid),
+            "SLURM_JOB_USER": f"user{uid}",
+            "SLURM_JOB_UID": str(uid),
+            "SLURM_JOB_ACCOUNT": "ltci",
+            "SLURM_JOB_PARTITION": "A100",
+            "SLURM_JOB_GPUS": gpus,
+            "SLURM_JOB_CPUS_PER_NODE": str(cpus),
+            "SLURM_NODELIST": node,
+            "SLURMD_NODENAME": node,
+            **more,
+        }
         hooks.write(self.state, "prolog", env, t_ns=self.began_ns, wall_s=self.began_s)
 
     def page(self, change) -> str:
         """Sample, ``change``, sample again: the page."""
-        config = Config(path_sysfs=self.node.sys, path_procfs=self.node.proc, path_cgroupfs=self.node.cgroup,
-                        path_state=self.state, source_nvml=self.script is not None, slurm_rpc=False)
+        config = Config(
+            path_sysfs=self.node.sys,
+            path_procfs=self.node.proc,
+            path_cgroupfs=self.node.cgroup,
+            path_state=self.state,
+            source_nvml=self.script is not None,
+            slurm_rpc=False,
+        )
         with ExitStack() as stack:
             if self.script:
                 stack.enter_context(nvmlshim.loaded(self.script))
@@ -83,12 +100,20 @@ def intel_8gpu(root: Path) -> str:
     node.add_intel()
     scene.prolog(41, 61001, "0-1", 4)
     scene.prolog(42, 61002, "2", 4)
-    jobs = [node.add_job(41, uid=61001), node.add_job(42, uid=61002, mem_limit=8 << 30),
-            node.add_job(43, uid=61003, environ={"SLURM_JOB_GPUS": "7", "SLURM_JOB_ACCOUNT": "lisn"})]
+    jobs = [
+        node.add_job(41, uid=61001),
+        node.add_job(42, uid=61002, mem_limit=8 << 30),
+        node.add_job(43, uid=61003, environ={"SLURM_JOB_GPUS": "7", "SLURM_JOB_ACCOUNT": "lisn"}),
+    ]
     scene.script.gpus[1].util = scene.script.gpus[3].util = 0
 
     def change():
-        for zone, uj in (("intel-rapl:0", 120), ("intel-rapl:1", 80), ("intel-rapl:0:1", 20), ("intel-rapl:1:1", 10)):
+        for zone, uj in (
+            ("intel-rapl:0", 120),
+            ("intel-rapl:1", 80),
+            ("intel-rapl:0:1", 20),
+            ("intel-rapl:1:1", 10),
+        ):
             node.advance_rapl(zone, uj * JOULE)
         node.advance(SECOND, [(jobs[0], 3 * SECOND), (jobs[1], SECOND)], SECOND // 2)
         node.set_memory(jobs[1], 1 << 30, cache=5 << 30)
@@ -106,7 +131,9 @@ def amd_no_dram(root: Path) -> str:
     jobs = [node.add_job(7, uid=61001, layout="v1"), node.add_job(8, uid=61002, layout="v1")]
 
     def change():
-        node.advance_rapl("intel-rapl:0", 65_532 * JOULE)  # wraps: that is 610 mJ short of the range
+        node.advance_rapl(
+            "intel-rapl:0", 65_532 * JOULE
+        )  # wraps: that is 610 mJ short of the range
         node.advance_rapl("intel-rapl:1", 100 * JOULE)
         node.advance(SECOND, [(jobs[0], SECOND)], SECOND)
 
@@ -121,9 +148,16 @@ def mig(root: Path) -> str:
         gpus[index].mig = True
         gpus[index].gpm = {2: 50.0}
         gpus[index].migs = {
-            slot: nvmlshim.Mig(f"MIG-{index}{slot}000000-0000-4000-8000-00000000000{slot}", profile, gi=slot + 1,
-                               gi_slices=slices, ci_slices=slices)
-            for slot, (profile, slices) in enumerate([("4g.40gb", 4), ("2g.20gb", 2), ("1g.10gb", 1)])
+            slot: nvmlshim.Mig(
+                f"MIG-{index}{slot}000000-0000-4000-8000-00000000000{slot}",
+                profile,
+                gi=slot + 1,
+                gi_slices=slices,
+                ci_slices=slices,
+            )
+            for slot, (profile, slices) in enumerate(
+                [("4g.40gb", 4), ("2g.20gb", 2), ("1g.10gb", 1)]
+            )
         }
     scene.script.write()
     node.add_intel(sockets=1)
@@ -163,7 +197,10 @@ def sluids(root: Path) -> str:
     node = scene.node
     node.add_intel(sockets=1)
     scene.prolog(61, 61001, "0")
-    jobs = [node.add_job(61, uid=61001, sluid=sluid(61)), node.add_job(62, uid=61002, sluid=sluid(62))]
+    jobs = [
+        node.add_job(61, uid=61001, sluid=sluid(61)),
+        node.add_job(62, uid=61002, sluid=sluid(62)),
+    ]
 
     def change():
         node.advance_rapl("intel-rapl:0", 100 * JOULE)

@@ -400,17 +400,23 @@ class Cluster:
         fields: Sequence[str] = ("JobIDRaw", "State"),
         *,
         steps: bool = False,
+        at_least: int = 1,
         timeout: float = 20,
     ) -> list[dict[str, str]]:
-        """The accounting rows of a finished job: one a task, or one a step; polled, since they come late."""
-        names = [*fields, "State", "End"]
+        """
+        The accounting rows of a finished job, one a task or, with `steps`, one a step.
+
+        Records come to slurmdbd after the job's end and one by one: asked again until there are
+        `at_least` so many and all have ended. A quote in a name comes back as a backtick.
+        """
+        names = list(dict.fromkeys([*fields, "State", "End"]))
         found: list[dict[str, str]] = []
 
         def settled() -> bool:
             found[:] = self._sacct(jobid, names, steps=steps)
-            return bool(found) and all(row["End"] != "Unknown" for row in found)
+            return len(found) >= at_least and all(row["End"] != "Unknown" for row in found)
 
-        await_true(settled, timeout, f"job {jobid} ended in sacct", 0.2)
+        await_true(settled, timeout, f"{at_least} rows of job {jobid} in sacct", 0.2)
         return found
 
     def _sacct(self, jobid: int, names: list[str], *, steps: bool) -> list[dict[str, str]]:

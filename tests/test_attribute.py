@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jobwatt.attribute import (
     SYSTEM,
     UNALLOCATED,
@@ -22,15 +23,36 @@ KJ = 10**9  # uJ
 
 def worked_example():
     """60 s of a node of 64 cores and 512 GB with jobs A and B."""
-    cpu = Pool(Domain.CPU, "cpu", 240 * 60 * 10**6, DT, 120 * 10**6, 64 * DT, 2000 * NS_PER_S,
-               (Claim("A", 16 * DT, 600 * NS_PER_S), Claim("B", 32 * DT, 1320 * NS_PER_S)))
-    dram = Pool(Domain.DRAM, "dram", 40 * 60 * 10**6, DT, 30 * 10**6, 512 * DT, 2000 * NS_PER_S,
-                (Claim("A", 128 * DT, 600 * NS_PER_S), Claim("B", 256 * DT, 1320 * NS_PER_S)))
+    cpu = Pool(
+        Domain.CPU,
+        "cpu",
+        240 * 60 * 10**6,
+        DT,
+        120 * 10**6,
+        64 * DT,
+        2000 * NS_PER_S,
+        (Claim("A", 16 * DT, 600 * NS_PER_S), Claim("B", 32 * DT, 1320 * NS_PER_S)),
+    )
+    dram = Pool(
+        Domain.DRAM,
+        "dram",
+        40 * 60 * 10**6,
+        DT,
+        30 * 10**6,
+        512 * DT,
+        2000 * NS_PER_S,
+        (Claim("A", 128 * DT, 600 * NS_PER_S), Claim("B", 256 * DT, 1320 * NS_PER_S)),
+    )
     gpus = [
         Pool(Domain.GPU, f"g{i}", watts * 60 * 10**6, DT, 60 * 10**6, DT, None, claims)
-        for i, (watts, claims) in enumerate([
-            (400, (Claim("A", DT, DT),)), (90, (Claim("A", DT, DT),)),
-            (300, (Claim("B", DT, DT),)), (60, ())])
+        for i, (watts, claims) in enumerate(
+            [
+                (400, (Claim("A", DT, DT),)),
+                (90, (Claim("A", DT, DT),)),
+                (300, (Claim("B", DT, DT),)),
+                (60, ()),
+            ]
+        )
     ]
     return [cpu, dram, *gpus]
 
@@ -43,28 +65,53 @@ def test_worked_example_is_exact():
         table[owner, str(domain)] = table.get((owner, str(domain)), 0) + energy_uj
     joule = 10**6
     assert {key: value for key, value in table.items() if key[1] != "other" and value} == {
-        ("A", "cpu"): 3960 * joule, ("B", "cpu"): 8352 * joule,
-        (SYSTEM, "cpu"): 288 * joule, (UNALLOCATED, "cpu"): 1800 * joule,
-        ("A", "dram"): 630 * joule, ("B", "dram"): 1296 * joule,
-        (SYSTEM, "dram"): 24 * joule, (UNALLOCATED, "dram"): 450 * joule,
-        ("A", "gpu"): 29400 * joule, ("B", "gpu"): 18000 * joule, (UNALLOCATED, "gpu"): 3600 * joule,
+        ("A", "cpu"): 3960 * joule,
+        ("B", "cpu"): 8352 * joule,
+        (SYSTEM, "cpu"): 288 * joule,
+        (UNALLOCATED, "cpu"): 1800 * joule,
+        ("A", "dram"): 630 * joule,
+        ("B", "dram"): 1296 * joule,
+        (SYSTEM, "dram"): 24 * joule,
+        (UNALLOCATED, "dram"): 450 * joule,
+        ("A", "gpu"): 29400 * joule,
+        ("B", "gpu"): 18000 * joule,
+        (UNALLOCATED, "gpu"): 3600 * joule,
     }
     # 10200 J of `other` in proportion to 33990 / 27648 / 312 / 5850 of 67800 J
     assert {owner: value for (owner, part), value in table.items() if part == "other"} == {
-        "A": 5_113_539_823, "B": 4_159_433_628, SYSTEM: 46_938_053, UNALLOCATED: 880_088_496}
+        "A": 5_113_539_823,
+        "B": 4_159_433_628,
+        SYSTEM: 46_938_053,
+        UNALLOCATED: 880_088_496,
+    }
     totals = by_owner(result.rows)
     assert {owner: round(uj / joule, 1) for owner, uj in totals.items()} == {
-        "A": 39103.5, "B": 31807.4, SYSTEM: 358.9, UNALLOCATED: 6730.1}
+        "A": 39103.5,
+        "B": 31807.4,
+        SYSTEM: 358.9,
+        UNALLOCATED: 6730.1,
+    }
     assert sum(totals.values()) == 78_000 * joule
 
 
 def test_mig_example():
     """18 kJ of which 3.6 kJ static; 4g at 80 %, 2g at 50 %, 1g free."""
-    pool = Pool(Domain.GPU, "g", 18 * KJ, DT, 60 * 10**6, 7 * DT, None,
-                (Claim("a", 4 * DT, 4 * 800 * DT), Claim("b", 2 * DT, 2 * 500 * DT)))
+    pool = Pool(
+        Domain.GPU,
+        "g",
+        18 * KJ,
+        DT,
+        60 * 10**6,
+        7 * DT,
+        None,
+        (Claim("a", 4 * DT, 4 * 800 * DT), Claim("b", 2 * DT, 2 * 500 * DT)),
+    )
     shares = split_pool(pool)
     assert {owner: round(uj / 10**6, 1) for owner, uj in shares.items()} == {
-        "a": 13028.6, "b": 4457.1, UNALLOCATED: 514.3}
+        "a": 13028.6,
+        "b": 4457.1,
+        UNALLOCATED: 514.3,
+    }
     assert sum(shares.values()) == 18 * KJ
 
 
@@ -91,19 +138,36 @@ def test_negative_residual_is_reported():
 def test_no_busy_time_goes_to_system():
     """C = 0 sends dynamic energy to the system."""
     assert split_pool(Pool(Domain.CPU, "cpu", 50, 1, 0, 0, 0, (Claim("j", 0, 0),))) == {
-        "j": 0, UNALLOCATED: 0, SYSTEM: 50}
+        "j": 0,
+        UNALLOCATED: 0,
+        SYSTEM: 50,
+    }
 
 
 energies = st.integers(0, 10**15)
 weights = st.integers(0, 10**14)
-claims = st.lists(st.builds(Claim, st.text("abcdefgh", min_size=1, max_size=2), weights, st.none() | weights),
-                  max_size=8, unique_by=lambda claim: claim.owner)
-pools = st.builds(Pool, st.sampled_from([Domain.CPU, Domain.DRAM, Domain.GPU]), st.text("xyz", max_size=2),
-                  energies, st.integers(0, 10**12), st.integers(0, 10**10), weights, st.none() | weights,
-                  claims.map(tuple))
+claims = st.lists(
+    st.builds(Claim, st.text("abcdefgh", min_size=1, max_size=2), weights, st.none() | weights),
+    max_size=8,
+    unique_by=lambda claim: claim.owner,
+)
+pools = st.builds(
+    Pool,
+    st.sampled_from([Domain.CPU, Domain.DRAM, Domain.GPU]),
+    st.text("xyz", max_size=2),
+    energies,
+    st.integers(0, 10**12),
+    st.integers(0, 10**10),
+    weights,
+    st.none() | weights,
+    claims.map(tuple),
+)
 
 
-@given(st.lists(pools, max_size=6), st.dictionaries(st.text("w", min_size=1, max_size=2), energies, max_size=2))
+@given(
+    st.lists(pools, max_size=6),
+    st.dictionaries(st.text("w", min_size=1, max_size=2), energies, max_size=2),
+)
 def test_conservation(some, walls):
     """Jobs + system + unallocated = node, always, to the microjoule; nobody gets less than 0."""
     result = attribute(some, walls)
@@ -113,14 +177,23 @@ def test_conservation(some, walls):
     assert all(energy_uj >= 0 for energy_uj in result.rows.values())
     for domain in (Domain.CPU, Domain.DRAM, Domain.GPU):
         assert sum(uj for (_, d, _), uj in result.rows.items() if d == domain) == sum(
-            pool.energy_uj for pool in some if pool.domain == domain)
+            pool.energy_uj for pool in some if pool.domain == domain
+        )
 
 
 @given(pools)
 def test_order_of_jobs_does_not_matter(pool):
     """The same claims in another order give the same shares."""
-    turned = Pool(pool.domain, pool.device, pool.energy_uj, pool.dt_ns, pool.idle_uw, pool.capacity,
-                  pool.busy, tuple(reversed(pool.claims)))
+    turned = Pool(
+        pool.domain,
+        pool.device,
+        pool.energy_uj,
+        pool.dt_ns,
+        pool.idle_uw,
+        pool.capacity,
+        pool.busy,
+        tuple(reversed(pool.claims)),
+    )
     assert split_pool(pool) == split_pool(turned)
 
 

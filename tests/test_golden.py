@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-import goldens
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+import goldens
 
 
 @pytest.fixture(params=goldens.KINDS)
@@ -59,5 +60,7 @@ def test_promtool_finds_nothing(kind):
     page = (goldens.GOLDEN / f"{kind}.prom").read_text().replace(" *\n", " 1\n")
     promtool = shutil.which("promtool")
     assert promtool, "promtool is missing"
-    done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=page, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jobwatt.meter import delta, measure
 from jobwatt.model import NS_PER_S, Device, Domain, Kind, Reading, Step
 
@@ -22,28 +23,34 @@ def power(value, t_s):
     return Reading(ZONE, Kind.POWER, value, int(t_s * NS_PER_S))
 
 
-@pytest.mark.parametrize(("before", "now", "uj", "step"), [
-    (None, energy(5, 1), 0, Step.FIRST),
-    (energy(5, 1), energy(9, 2), 4, Step.NORMAL),
-    (energy(RANGE - 3, 1), energy(4, 2), 7, Step.WRAPPED),
-    (energy(5, 1), energy(9, 2, epoch=1), 0, Step.RESET),
-    (energy(9, 1, wrap=0), energy(5, 2, wrap=0), 0, Step.RESET),
-    (energy(10**10, 1), energy(5, 2), 0, Step.RESET),  # 55 kJ in a second is no wrap
-    (energy(5, 1), energy(9, 61), 4, Step.GAP),  # 24 kJ at most: no wrap can hide
-    (energy(5, 1), energy(9, 101), 0, Step.AMBIGUOUS),  # 40 kJ fit, half a range: one may
-    (energy(5, 1, power=0), energy(9, 61, power=0), 0, Step.AMBIGUOUS),
-    (energy(5, 2), energy(9, 1), 0, Step.RESET),
-    (power(100 * WATT, 1), power(200 * WATT, 2), 150 * WATT, Step.NORMAL),
-    (power(100 * WATT, 1), power(200 * WATT, 9), 0, Step.GAP),
-])
+@pytest.mark.parametrize(
+    ("before", "now", "uj", "step"),
+    [
+        (None, energy(5, 1), 0, Step.FIRST),
+        (energy(5, 1), energy(9, 2), 4, Step.NORMAL),
+        (energy(RANGE - 3, 1), energy(4, 2), 7, Step.WRAPPED),
+        (energy(5, 1), energy(9, 2, epoch=1), 0, Step.RESET),
+        (energy(9, 1, wrap=0), energy(5, 2, wrap=0), 0, Step.RESET),
+        (energy(10**10, 1), energy(5, 2), 0, Step.RESET),  # 55 kJ in a second is no wrap
+        (energy(5, 1), energy(9, 61), 4, Step.GAP),  # 24 kJ at most: no wrap can hide
+        (energy(5, 1), energy(9, 101), 0, Step.AMBIGUOUS),  # 40 kJ fit, half a range: one may
+        (energy(5, 1, power=0), energy(9, 61, power=0), 0, Step.AMBIGUOUS),
+        (energy(5, 2), energy(9, 1), 0, Step.RESET),
+        (power(100 * WATT, 1), power(200 * WATT, 2), 150 * WATT, Step.NORMAL),
+        (power(100 * WATT, 1), power(200 * WATT, 9), 0, Step.GAP),
+    ],
+)
 def test_delta(before, now, uj, step):
     """Wrap, reset, gap, ambiguity and integration, one by one."""
     result = delta(before, now, REGULAR)
     assert (result.energy_uj, result.step) == (uj, step)
 
 
-@given(st.lists(st.integers(0, 400 * WATT), max_size=60), st.integers(0, RANGE - 1),
-       st.sampled_from([RANGE, 500 * WATT]))
+@given(
+    st.lists(st.integers(0, 400 * WATT), max_size=60),
+    st.integers(0, RANGE - 1),
+    st.sampled_from([RANGE, 500 * WATT]),
+)
 def test_unwrapped_counter_is_the_truth(steps, start, wrap):
     """However often the counter wraps, the sum of deltas is the energy that was used."""
     truth, total, before = start % wrap, 0, energy(start % wrap, 0, wrap=wrap)

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
 from jobwatt.exposition import View, families
 from jobwatt.idle import Idle
 from jobwatt.ledger import Ledger
@@ -45,7 +46,11 @@ def charged(totals):
 
 def page(pipeline, snapshot):
     view = View(pipeline.totals, snapshot, Idle(), ledger_fault="", gpu_index={})
-    return {(metric.name, labels): text for metric, rows in families(view) for labels, text in rows.items()}
+    return {
+        (metric.name, labels): text
+        for metric, rows in families(view)
+        for labels, text in rows.items()
+    }
 
 
 def test_a_job_pays_for_its_gpu_and_its_cpu():
@@ -186,19 +191,30 @@ class Machine(RuleBasedStateMachine):
         self.number = 0
         self.snap = self.world.snapshot()
 
-    @rule(gpu=st.lists(st.integers(0, 2), max_size=2, unique=True), cpus=st.integers(1, 8), known=st.booleans())
+    @rule(
+        gpu=st.lists(st.integers(0, 2), max_size=2, unique=True),
+        cpus=st.integers(1, 8),
+        known=st.booleans(),
+    )
     def start(self, gpu, cpus, known):
         self.number += 1
-        self.world.start(str(self.number), [g for g in gpu if g < len(self.world.gpus)], cpus, known_at=known)
+        self.world.start(
+            str(self.number), [g for g in gpu if g < len(self.world.gpus)], cpus, known_at=known
+        )
 
     @rule(which=st.integers(0, 9))
     def end(self, which):
         if self.world.jobs:
             self.world.end(sorted(self.world.jobs)[which % len(self.world.jobs)])
 
-    @rule(seconds=st.floats(0.001, 2.4), share=st.floats(0, 1), watts=st.integers(0, 400), util=st.sampled_from([None, 0, 700]))
+    @rule(
+        seconds=st.floats(0.001, 2.4),
+        share=st.floats(0, 1),
+        watts=st.integers(0, 400),
+        util=st.sampled_from([None, 0, 700]),
+    )
     def run(self, seconds, share, watts, util):
-        use = {job: share * seconds for job in self.world.jobs}
+        use = dict.fromkeys(self.world.jobs, share * seconds)
         self.world.util = dict.fromkeys(self.world.util, util)
         self.world.run(seconds, use, {d.id: watts for d in self.world.truth}, system=0.1 * seconds)
         self._push()
@@ -236,8 +252,12 @@ class Machine(RuleBasedStateMachine):
             by_domain = {}
             for device in self.pipeline.totals.devices.values():
                 if device.device.summed:
-                    by_domain[device.device.domain] = by_domain.get(device.device.domain, 0) + device.energy_uj
-            assert {d: uj for d, uj in by_domain.items() if uj} == {d: uj for d, uj in self.pipeline.totals.node.items() if uj}
+                    by_domain[device.device.domain] = (
+                        by_domain.get(device.device.domain, 0) + device.energy_uj
+                    )
+            assert {d: uj for d, uj in by_domain.items() if uj} == {
+                d: uj for d, uj in self.pipeline.totals.node.items() if uj
+            }
 
     @invariant()
     def never_more_than_the_truth_never_backwards(self):
@@ -264,7 +284,9 @@ TestMachine.settings = settings(max_examples=60, stateful_step_count=30, deadlin
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.floats(0.01, 2), st.integers(0, 500)), min_size=1, max_size=30), st.data())
+@given(
+    st.lists(st.tuples(st.floats(0.01, 2), st.integers(0, 500)), min_size=1, max_size=30), st.data()
+)
 def test_kills_lose_nothing_while_counters_bridge(steps, data):
     """Killed between any two samples: every joule of every device is there, once."""
     with tempfile.TemporaryDirectory() as directory:

@@ -45,10 +45,22 @@ class World:
 
     def start(self, jobid, gpus=(), cpus=1, mem=None, known_at=True):
         first = self.t_ns if known_at else 0
-        meta = JobMeta(jobid=jobid, user="u" + jobid[-1], account="a", partition="p", cpus_alloc=cpus,
-                       mem_alloc_bytes=mem, gpus={f"GPU-{i}": 1 for i in gpus}, start_s=int(self.t_ns // NS_PER_S),
-                       start_ns=first, resolved_by="hook", gpus_by="hook")
-        self.jobs[jobid] = Job(JobUsage(f"n1/{jobid}", ROOT, "n1", int(jobid), 1000, first_ns=first), meta)
+        meta = JobMeta(
+            jobid=jobid,
+            user="u" + jobid[-1],
+            account="a",
+            partition="p",
+            cpus_alloc=cpus,
+            mem_alloc_bytes=mem,
+            gpus={f"GPU-{i}": 1 for i in gpus},
+            start_s=int(self.t_ns // NS_PER_S),
+            start_ns=first,
+            resolved_by="hook",
+            gpus_by="hook",
+        )
+        self.jobs[jobid] = Job(
+            JobUsage(f"n1/{jobid}", ROOT, "n1", int(jobid), 1000, first_ns=first), meta
+        )
         self.cpu[jobid] = 0
 
     def end(self, jobid):
@@ -81,12 +93,32 @@ class World:
 
     def snapshot(self, **more):
         jobs = tuple(
-            Job(JobUsage(j.usage.key, j.usage.root, j.usage.node, j.usage.jobid, j.usage.uid, self.cpu[k],
-                         first_ns=j.usage.first_ns), j.meta)
-            for k, j in self.jobs.items())
+            Job(
+                JobUsage(
+                    j.usage.key,
+                    j.usage.root,
+                    j.usage.node,
+                    j.usage.jobid,
+                    j.usage.uid,
+                    self.cpu[k],
+                    first_ns=j.usage.first_ns,
+                ),
+                j.meta,
+            )
+            for k, j in self.jobs.items()
+        )
         return Snapshot(
-            boot_id=self.boot_id, wall_s=self.t_ns / NS_PER_S, t_ns=self.t_ns,
+            boot_id=self.boot_id,
+            wall_s=self.t_ns / NS_PER_S,
+            t_ns=self.t_ns,
             readings=tuple(self.reading(d) for d in self.truth if d not in self.lost),
-            gpus=tuple(GpuState(g.id, i, busy_permille=self.util[g.id])
-                       for i, g in enumerate(self.gpus) if g not in self.lost),
-            jobs=jobs, roots={ROOT: self.root_ns}, node=NodeUsage(dict(self.busy), self.mem), **more)
+            gpus=tuple(
+                GpuState(g.id, i, busy_permille=self.util[g.id])
+                for i, g in enumerate(self.gpus)
+                if g not in self.lost
+            ),
+            jobs=jobs,
+            roots={ROOT: self.root_ns},
+            node=NodeUsage(dict(self.busy), self.mem),
+            **more,
+        )

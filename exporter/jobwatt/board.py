@@ -54,7 +54,7 @@ class Board:
         """What is shown now; None before the first sample."""
         return self._view
 
-    def metrics(self, openmetrics: bool, names: frozenset[str]) -> bytes:  # noqa: FBT001  (web.Site's signature)
+    def metrics(self, openmetrics: bool, names: frozenset[str]) -> bytes:
         """Return the page; where ``names`` is not empty, only these families."""
         view = self._view
         if view is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from prometheus_client import ProcessCollector
 
-from .exposition import Rows
 from .metrics import Metric, Type
+
+if TYPE_CHECKING:
+    from .exposition import Rows
 
 
 @cache

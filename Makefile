@@ -1,0 +1,54 @@
+# What a contributor and CI run. `make demo` and `make test` need nothing done beforehand.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test quick lint format golden docs bench short-jobs system clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable . --group dev
+	@touch $@
+
+system:          ## Debian packages of the tests (as root; otherwise says what is missing)
+	@tests/system.sh
+
+demo: $(STAMP)   ## a recorded multi-GPU node served on http://127.0.0.1:9816/
+	@$(BIN)/jobwatt replay tests/recordings/busy-node.jsonl.gz --loop --web.listen-address=127.0.0.1:9816
+
+test: $(STAMP) system lint  ## everything; with CI=true a test left out is a failure
+	@tests/gpu.sh
+	$(PYTEST) -q -m "$$(tests/gpu.sh --marker)"
+
+quick: $(STAMP)  ## what runs in under two minutes
+	$(PYTEST) -q -m "not slow and not slurm and not uml and not gpu"
+
+lint: $(STAMP)   ## ruff and mypy
+	$(BIN)/ruff check exporter tests
+	$(BIN)/ruff format --check exporter tests
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff write the code's form
+	$(BIN)/ruff check --fix exporter tests
+	$(BIN)/ruff format exporter tests
+
+golden: $(STAMP) ## write tests/golden anew; read the difference
+	cd tests && ../$(BIN)/python goldens.py
+
+docs: $(STAMP)   ## write the README's metric table anew
+	$(BIN)/python tests/docs.py
+
+bench: $(STAMP)  ## what jobwatt costs, beside the floor
+	$(BIN)/python tests/bench/bench.py
+
+short-jobs: $(STAMP) system  ## 200 short jobs on a real Slurm: the share of their energy that is booked
+	cd tests && ../$(BIN)/python shortjobs.py
+
+clean:           ## the venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The Debian packages that the tests use: installed when root and apt are there, else named.
+set -euo pipefail
+
+declare -A package_of=(
+  [prometheus]=prometheus [promtool]=prometheus [slurmctld]=slurmctld [slurmd]=slurmd [slurmdbd]=slurmdbd
+  [sbatch]=slurm-client [munged]=munge [mariadbd]=mariadb-server [gcc]=gcc [strace]=strace
+  [linux.uml]=user-mode-linux [ip]=iproute2 [openssl]=openssl
+)
+missing=()
+for command in "${!package_of[@]}"; do
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
+done
+[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+[ ${#missing[@]} -eq 0 ] && exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "left out for want of root and apt: the tests that need ${missing[*]}" >&2
+  exit 0
+fi
+echo "installing for the tests: ${missing[*]}" >&2
+# no service may start: the tests bring up their own on loopback
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' >$policy
+  chmod +x $policy
+  trap 'rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+if ! { apt-get update && apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  tail -20 "$log" >&2
+  echo "apt-get could not install ${missing[*]} (see above)" >&2
+  exit 1
+fi
