@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from . import agent, doctor
+from . import agent, doctor, playback, record
 from .board import Board
+from .idle import Window, save
 from .ledger import Ledger
-from .model import NS_PER_S
+from .meter import Cursors, measure
+from .model import NS_PER_S, Snapshot, Step
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from .config import Config
+    from .sampler import Sampler
 
 
 def _serve(config: Config, _args: argparse.Namespace) -> int:
@@ -47,4 +54,96 @@ def _doctor(config: Config, args: argparse.Namespace) -> int:
 
 def _record(config: Config, args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    out = Path(args.out).open("w", encoding="utf-8") if args.out else sys.stdout
+    # interrupting is the usual way to end a recording: what was written is whole lines
+    with _output(args.out) as out, _sampling(config) as sampler, suppress(KeyboardInterrupt):
+        record.write(out, _snapshots(config, sampler, args.duration))
+    return 0
+
+
+def _calibrate(config: Config, args: argparse.Namespace) -> int:
+    """Mean power of each device while no job is on the node."""
+    windows: dict[str, Window] = {}
+    cursors: Cursors = {}
+    with _sampling(config) as sampler:
+        for snapshot in _snapshots(config, sampler, args.duration):
+            if snapshot.jobs:
+                names = ", ".join(job.meta.jobid or job.usage.key for job in snapshot.jobs)
+                raise ValueError(
+                    f"jobs are on this node ({names}); drain it first: scontrol update nodename=... state=drain"
+                )
+            metered = measure(cursors, snapshot.readings, agent.gap_ns(config))
+            cursors = metered.cursors
+            for delta in metered.booked:
+                if delta.device.summed and delta.step in {Step.NORMAL, Step.WRAPPED}:
+                    old = windows.get(delta.device.id, Window())
+                    windows[delta.device.id] = Window(
+                        old.energy_uj + delta.energy_uj, old.dt_ns + delta.dt_ns
+                    )
+    if not windows:
+        raise ValueError("nothing could be measured; `jobwatt doctor` says why")
+    path = config.path_state / "idle.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, windows, int(time.time()))
+    for device, window in sorted(windows.items()):
+        print(f"{device}  {window.energy_uj * 1000 / max(window.dt_ns, 1):.1f} W idle")
+    print(f"written to {path}; a running daemon takes it within 10 s", file=sys.stderr)
+    return 0
+
+
+def _release(config: Config, args: argparse.Namespace) -> int:
+    path = config.path_state / "jobwatt.pid"
+    try:
+        pid = int(path.read_text())
+        os.kill(pid, signal.SIGUSR2 if args.resume else signal.SIGUSR1)
+    except (FileNotFoundError, ProcessLookupError) as err:
+        raise ValueError(f"no daemon is running with this state directory ({path})") from err
+    print(
+        f"daemon {pid} {'takes the GPUs back' if args.resume else 'lets go of the GPUs'}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _replay(config: Config, args: argparse.Namespace) -> int:
+    if args.once:
+        sys.stdout.write(playback.final_page(config, args.recording))
+        return 0
+    if args.speed <= 0:
+        raise ValueError("--speed must be above 0")
+    playback.serve(config, args.recording, speed=args.speed, loop=args.loop)
+    return 0
+
+
+def _output(path: str | None) -> AbstractContextManager[TextIO]:
+    return Path(path).open("w", encoding="utf-8") if path else nullcontext(sys.stdout)
+
+
+@contextmanager
+def _sampling(config: Config) -> Iterator[Sampler]:
+    sampler = agent.sampler(config)
+    try:
+        yield sampler
+    finally:
+        sampler.close()
+
+
+def _snapshots(config: Config, sampler: Sampler, duration_ns: int | None) -> Iterator[Snapshot]:
+    """Full snapshots at the sampling interval."""
+    began = time.monotonic_ns()
+    while True:
+        started = time.monotonic_ns()
+        yield sampler.take(full=True, cause="tick")
+        if duration_ns is not None and time.monotonic_ns() - began >= duration_ns:
+            return
+        time.sleep(max(config.sample_interval - (time.monotonic_ns() - started), 0) / NS_PER_S)
+
+
+COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
+    "serve": _serve,
+    "once": _once,
+    "doctor": _doctor,
+    "record": _record,
+    "calibrate": _calibrate,
+    "release-gpus": _release,
+    "replay": _replay,
+}
