@@ -183,6 +183,7 @@ class Script:
     cuda: int = 12080
     rm_version: int = 0
     gpm_min_ms: int = 100
+    sleep_ms: int = 0  # every call takes so long, until the script says otherwise
 
     @classmethod
     def of(cls, path: Path, count: int) -> Script:
@@ -211,6 +212,8 @@ class Script:
 
     def _lines(self) -> Iterator[str]:
         yield from (f"driver {self.driver}", f"cuda {self.cuda}", f"gpm_min_ms {self.gpm_min_ms}")
+        if self.sleep_ms:
+            yield f"sleep_ms {self.sleep_ms}"
         if self.rm_version:
             yield f"rm_version {self.rm_version}"
         for index, gpu in sorted(self.gpus.items()):

@@ -409,12 +409,12 @@ class Cluster:
         Records come to slurmdbd after the job's end and one by one: asked again until there are
         `at_least` so many and all have ended. A quote in a name comes back as a backtick.
         """
-        names = list(dict.fromkeys([*fields, "State", "End"]))
+        names = list(dict.fromkeys([*fields, "JobIDRaw", "State", "End", "Partition"]))
         found: list[dict[str, str]] = []
 
         def settled() -> bool:
             found[:] = self._sacct(jobid, names, steps=steps)
-            return len(found) >= at_least and all(row["End"] != "Unknown" for row in found)
+            return len(found) >= at_least and all(map(_complete, found))
 
         await_true(settled, timeout, f"{at_least} rows of job {jobid} in sacct", 0.2)
         return found
@@ -458,6 +458,11 @@ class Cluster:
             HookRun(kind, int(jobid), node, int(index), int(status), int(us))
             for kind, jobid, node, index, status, us in map(str.split, lines)
         ]
+
+
+def _complete(row: dict[str, str]) -> bool:
+    # slurmdbd shows the end of a job whose start it has still to take in: without a partition.
+    return row["End"] != "Unknown" and bool(row["Partition"] or "." in row["JobIDRaw"])
 
 
 def _clean(facts: dict[str, Any]) -> None:

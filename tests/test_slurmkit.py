@@ -70,7 +70,7 @@ class TestRecords:
 
 @pytest.mark.slurm
 class TestLife:
-    @pytest.mark.parametrize("mode", ["cgv1", "cgv2", "linuxproc"])
+    @pytest.mark.parametrize("mode", sorted({native_mode(), "linuxproc"}))
     def test_leaves_nothing(self, mode: str) -> None:
         """Down takes running jobs, processes, cgroups and files with it, time after time."""
         skip_without(mode, acct=False)

@@ -300,8 +300,8 @@ def _plain(totals: Totals) -> dict[str, Any]:
     return {
         "owners": [[owner, domain, uj] for (owner, domain), uj in totals.owners.items()],
         "node": totals.node,
-        "node_marks": encode(totals.node_marks),
-        "owner_marks": encode(totals.owner_marks),
+        "node_marks": {domain: encode(mark) for domain, mark in totals.node_marks.items()},
+        "owner_marks": {owner: encode(mark) for owner, mark in totals.owner_marks.items()},
         "devices": [encode(device) for device in totals.devices.values()],
         "counters": [
             [metric, labels, count] for (metric, labels), count in totals.counters.items()

@@ -15,7 +15,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
@@ -24,7 +24,6 @@ from . import model
 from .model import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 VERSION = 1
@@ -35,25 +34,66 @@ class RecordingError(ValueError):
 
 
 def encode(value: Any) -> Any:
-    """Turn a model value into plain JSON types."""
-    if dataclasses.is_dataclass(value):
-        return {
-            name: encode(item)
-            for name, default in _defaults(value.__class__)
-            if (item := getattr(value, name)) != default
-        }
-    if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
-    if isinstance(value, frozenset):
-        return sorted(value)
-    if isinstance(value, tuple):
-        return [encode(item) for item in value]
-    return value
+    """Turn a dataclass of model.py, or one made of such, into plain JSON types."""
+    encoder = _encoder(value.__class__)
+    return value if encoder is None else encoder(value)
+
+
+# Encoders and decoders are made once for each type: looking at a type costs more than its values do.
+_Coder = Callable[[Any], Any]
 
 
 @cache  # cls is a class, hashable whatever its instances are
-def _defaults(cls: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((field.name, _default(field)) for field in dataclasses.fields(cls))
+def _encoder(cls: Any) -> _Coder | None:
+    """What turns a ``cls`` into JSON types; None where it is one already."""
+    origin, args = typing.get_origin(cls), typing.get_args(cls)
+    if dataclasses.is_dataclass(cls):
+        return _dataclass_encoder(cls)
+    if origin in {typing.Union, types.UnionType}:
+        inner = _encoder(next(arg for arg in args if arg is not types.NoneType))
+        return None if inner is None else _or_none(inner)
+    if origin is frozenset:
+        return sorted
+    if origin is tuple:
+        return _tuple_encoder(_encoder(args[0]))
+    if origin is Mapping:
+        return _mapping_encoder(_encoder(args[1]))
+    return None
+
+
+def _tuple_encoder(item: _Coder | None) -> _Coder:
+    return list if item is None else lambda value: [item(one) for one in value]
+
+
+def _mapping_encoder(item: _Coder | None) -> _Coder:
+    if item is None:
+        return lambda value: {str(key): one for key, one in value.items()}
+    return lambda value: {str(key): item(one) for key, one in value.items()}
+
+
+def _dataclass_encoder(cls: Any) -> _Coder:
+    hints = _hints(cls)
+    fields = [(f.name, _default(f), _encoder(hints[f.name])) for f in dataclasses.fields(cls)]
+
+    def plain(value: Any) -> dict[str, Any]:
+        found = {}
+        for name, default, encoder in fields:
+            item = getattr(value, name)
+            if item != default:
+                found[name] = item if encoder is None else encoder(item)
+        return found
+
+    return plain
+
+
+def _or_none(coder: _Coder) -> _Coder:
+    return lambda value: None if value is None else coder(value)
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    # types named under TYPE_CHECKING only are not in the module's own names at run time
+    names = {**vars(model), **vars(sys.modules[cls.__module__]), "Mapping": Mapping}
+    return typing.get_type_hints(cls, names)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -68,13 +108,12 @@ def decode(cls: Any, plain: Any) -> Any:
 
 
 @cache  # cls is a class, hashable whatever its instances are
-def _decoder(cls: Any) -> Callable[[Any], Any]:
+def _decoder(cls: Any) -> _Coder:
     origin, args = typing.get_origin(cls), typing.get_args(cls)
     if dataclasses.is_dataclass(cls):
         return _dataclass_decoder(cls)
     if origin in {typing.Union, types.UnionType}:
-        inner = _decoder(next(arg for arg in args if arg is not types.NoneType))
-        return lambda plain: None if plain is None else inner(plain)
+        return _or_none(_decoder(next(arg for arg in args if arg is not types.NoneType)))
     if origin is tuple:
         return _tuple_decoder(args)
     if origin is frozenset:
@@ -87,16 +126,13 @@ def _decoder(cls: Any) -> Callable[[Any], Any]:
     return lambda plain: plain
 
 
-def _tuple_decoder(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+def _tuple_decoder(args: tuple[Any, ...]) -> _Coder:
     item = _decoder(args[0])
     return lambda plain: tuple(item(value) for value in plain)
 
 
-def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
-    # types named under TYPE_CHECKING only are not in the module's own names at run time
-    names = {**vars(model), **vars(sys.modules[cls.__module__]), "Mapping": Mapping}
-    hints = typing.get_type_hints(cls, names)
-    decoders = {name: _decoder(hint) for name, hint in hints.items()}
+def _dataclass_decoder(cls: Any) -> _Coder:
+    decoders = {name: _decoder(hint) for name, hint in _hints(cls).items()}
 
     def build(plain: Any) -> Any:
         return cls(**{name: decoders[name](value) for name, value in plain.items()})

@@ -10,6 +10,8 @@
  *   driver TEXT              driver version              cuda N       12080 for CUDA 12.8
  *   rm_version N             nvmlInit returns LIB_RM_VERSION_MISMATCH unless N is this library's own
  *                            version (-DSHIM_VERSION=N, default 1)
+ *   sleep_ms N               every call first sleeps so long, or until the script says otherwise: a
+ *                            driver that hangs
  *   gpm_min_ms N             GPM samples closer than this give NO_DATA (default 100, as documented)
  *   error FUNCTION TARGET CODE [FROM [UNTIL]]
  *                            FUNCTION returns CODE; FUNCTION may be `*`; TARGET is `*`, a GPU (`3`)
@@ -81,7 +83,7 @@ typedef struct {
 typedef struct { char function[64]; int gpu, slot, code; unsigned long long from_ns, until_ns; } error_t;
 
 static struct {
-    int loaded, rm_version, gpm_min_ms, cuda, errors;
+    int loaded, rm_version, gpm_min_ms, sleep_ms, cuda, errors;
     char driver[80];
     gpu_t gpu[MAX_GPUS];
     error_t error[MAX_ERRORS];
@@ -183,6 +185,7 @@ static void add_line(char *line) {
     else if (!strcmp(line, "cuda")) world.cuda = atoi(rest);
     else if (!strcmp(line, "rm_version")) world.rm_version = atoi(rest);
     else if (!strcmp(line, "gpm_min_ms")) world.gpm_min_ms = atoi(rest);
+    else if (!strcmp(line, "sleep_ms")) world.sleep_ms = atoi(rest);
     else if (!strcmp(line, "error")) add_error(rest);
     else if (sscanf(line, "%d%n", &gpu, &used) == 1 && gpu >= 0 && gpu < MAX_GPUS) {
         char *key = rest, *value = strchr(rest, ' ');
@@ -238,8 +241,18 @@ static int scripted_error(const char *function, int gpu, int slot) {
     return OK;
 }
 
-static int enter(const char *function) {
+/* As a driver that hangs: nothing else gets in meanwhile. */
+static void hang(void) {
+    struct timespec nap = {0, 5 * 1000 * 1000};
     refresh();
+    for (int slept = 0; world.loaded && slept < world.sleep_ms; slept += 5) {
+        nanosleep(&nap, NULL);
+        refresh();
+    }
+}
+
+static int enter(const char *function) {
+    hang();
     count(function);
     if (!world.loaded) return DRIVER_NOT_LOADED;
     if (!references) return UNINITIALIZED;
@@ -329,7 +342,7 @@ static void __attribute__((destructor)) write_counts(void) {
 nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     pthread_mutex_lock(&lock);
-    refresh();
+    hang();
     count(__func__);
     int rc = world.loaded ? scripted_error(__func__, -1, -1) : DRIVER_NOT_LOADED;
     if (!rc && world.rm_version && world.rm_version != SHIM_VERSION) rc = LIB_RM_VERSION_MISMATCH;
