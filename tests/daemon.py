@@ -53,7 +53,9 @@ def paths(node: Node, state: Path) -> list[str]:
     return [f"--path.{name}={path}" for name, path in trees.items()]
 
 
-def environment(script: nvmlshim.Script | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(
+    script: nvmlshim.Script | None = None, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
     base = dict(os.environ) if script is None else nvmlshim.env(script)
     return {**base, "PYTHONPATH": str(PACKAGE), **(more or {})}
 
@@ -77,9 +79,18 @@ def epilog(state: Path, job: Job, gpus: str = "", **more: str) -> None:
 
 
 def _hook(state: Path, event: str, job: Job, gpus: str, more: Mapping[str, str]) -> None:
-    env = {"SLURM_JOB_ID": str(job.jobid), "SLURM_JOB_USER": f"user{job.uid}", "SLURM_JOB_UID": str(job.uid),
-           "SLURM_JOB_ACCOUNT": "ltci", "SLURM_JOB_PARTITION": "A100", "SLURM_JOB_GPUS": gpus,
-           "SLURM_JOB_CPUS_PER_NODE": "1", "SLURM_NODELIST": "node", "SLURMD_NODENAME": "node", **more}
+    env = {
+        "SLURM_JOB_ID": str(job.jobid),
+        "SLURM_JOB_USER": f"user{job.uid}",
+        "SLURM_JOB_UID": str(job.uid),
+        "SLURM_JOB_ACCOUNT": "ltci",
+        "SLURM_JOB_PARTITION": "A100",
+        "SLURM_JOB_GPUS": gpus,
+        "SLURM_JOB_CPUS_PER_NODE": "1",
+        "SLURM_NODELIST": "node",
+        "SLURMD_NODENAME": "node",
+        **more,
+    }
     hooks.write(state, event, env, t_ns=nvmlshim.boottime_ns(), wall_s=time.time())
 
 
@@ -106,7 +117,10 @@ class Page:
         for name, value in self.series.items():
             if name.partition("{")[0] != metric:
                 continue
-            pairs = tuple((key, re.sub(r"\\.", lambda m: _UNESCAPED[m[0]], text)) for key, text in _LABEL.findall(name))
+            pairs = tuple(
+                (key, re.sub(r"\\.", lambda m: _UNESCAPED[m[0]], text))
+                for key, text in _LABEL.findall(name)
+            )
             if labels.items() <= dict(pairs).items():
                 found[pairs] = value
         return found
@@ -138,7 +152,9 @@ class Page:
         owners = ("job", "system", "unallocated")
         for (pair,) in self.find("jobwatt_node_energy_joules_total"):
             component = dict([pair])
-            charged = sum(self.micro(f"jobwatt_{owner}_energy_joules_total", **component) for owner in owners)
+            charged = sum(
+                self.micro(f"jobwatt_{owner}_energy_joules_total", **component) for owner in owners
+            )
             assert charged == self.micro("jobwatt_node_energy_joules_total", **component), component
 
     def parse(self, *, om: bool = False) -> None:
@@ -171,12 +187,23 @@ class Daemon:
         pages: how many pages have been checked.
     """
 
-    def __init__(self, node: Node, state: Path, *flags: str, script: nvmlshim.Script | None = None,
-                 env: Mapping[str, str] | None = None, interval: str = "200ms", rpc: bool = False) -> None:
+    def __init__(
+        self,
+        node: Node,
+        state: Path,
+        *flags: str,
+        script: nvmlshim.Script | None = None,
+        env: Mapping[str, str] | None = None,
+        interval: str = "200ms",
+        rpc: bool = False,
+    ) -> None:
         self.node, self.state, self.port, self.pages = node, state, 0, 0
         self.log = node.root / "daemon.log"
         self._flags = [*paths(node, state), f"--sample.interval={interval}", *flags]
-        self._flags += ["--source.nvml" if script else "--no-source.nvml", "--slurm.rpc" if rpc else "--no-slurm.rpc"]
+        self._flags += [
+            "--source.nvml" if script else "--no-source.nvml",
+            "--slurm.rpc" if rpc else "--no-slurm.rpc",
+        ]
         self._env = environment(script, env)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -204,7 +231,9 @@ class Daemon:
         self._seen_from = self.log.stat().st_size if self.log.exists() else 0
         argv = command("serve", f"--web.listen-address=127.0.0.1:{self.port}", *self._flags)
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(argv, env=self._env, stderr=log, stdin=subprocess.DEVNULL, cwd="/")
+            self._process = subprocess.Popen(
+                argv, env=self._env, stderr=log, stdin=subprocess.DEVNULL, cwd="/"
+            )
         if not self.port:
             self.port = int(str(wait(self._find_port, 20, "for a port")))
         if ready:
@@ -241,7 +270,9 @@ class Daemon:
         return [line for line in text.splitlines() if re.search(words, line)]
 
     def get(self, path: str, accept: str = "", timeout: float = 5.0) -> str:
-        request = urllib.request.Request(f"{self.url}{path}", headers={"Accept": accept} if accept else {})
+        request = urllib.request.Request(
+            f"{self.url}{path}", headers={"Accept": accept} if accept else {}
+        )
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.read().decode()
 
@@ -262,7 +293,9 @@ class Daemon:
     def samples(self, count: int = 2, limit_s: float = 10.0) -> Page:
         """The page after so many more regular samples: all that was true before the call is on it."""
         first = self.scrape().value("jobwatt_samples_total", cause="tick")
-        return self.until(lambda page: page.value("jobwatt_samples_total", cause="tick") >= first + count, limit_s)
+        return self.until(
+            lambda page: page.value("jobwatt_samples_total", cause="tick") >= first + count, limit_s
+        )
 
     def until(self, true: Callable[[Page], object], limit_s: float = 10.0) -> Page:
         """The first page of which ``true`` holds."""
@@ -316,8 +349,12 @@ def scraping(daemon: Daemon, every_s: float = 0.1) -> Iterator[list[BaseExceptio
 
 
 @contextmanager
-def working(node: Node, jobs: Sequence[tuple[Job, float]], also: Callable[[], None] | None = None,
-            every_s: float = 0.05) -> Iterator[None]:
+def working(
+    node: Node,
+    jobs: Sequence[tuple[Job, float]],
+    also: Callable[[], None] | None = None,
+    every_s: float = 0.05,
+) -> Iterator[None]:
     """Time passes on the node: each job uses so many CPUs; ``also`` is called at each step."""
     stop, faults = threading.Event(), []
 

@@ -36,8 +36,13 @@ class Prometheus:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "prometheus.yml"
         config.write_text(_CONFIG.format(interval=interval, targets=json.dumps(list(targets))))
-        argv = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data", "--log.level=warn",
-                f"--web.listen-address=127.0.0.1:{self.port}"]
+        argv = [
+            "prometheus",
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder}/data",
+            "--log.level=warn",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
         self._log = (folder / "prometheus.log").open("wb")
         self._process = subprocess.Popen(argv, stderr=self._log, stdout=self._log, cwd=folder)
 
@@ -81,7 +86,9 @@ class Prometheus:
 
     def _ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=1) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}/-/ready", timeout=1
+            ) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

@@ -11,7 +11,18 @@ import pytest
 ROOT = Path(jobwatt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 PURE = ("meter", "attribute", "interval", "totals", "exposition", "model", "metrics", "pageview")
-OUTSIDE = {"os", "time", "logging", "socket", "subprocess", "threading", "sqlite3", "pathlib", "random", "io"}
+OUTSIDE = {
+    "os",
+    "time",
+    "logging",
+    "socket",
+    "subprocess",
+    "threading",
+    "sqlite3",
+    "pathlib",
+    "random",
+    "io",
+}
 
 
 def imported(path):
@@ -27,14 +38,22 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(("jobwatt", *package[: len(package) - node.level + 1])) if node.level else ""
+            base = (
+                ".".join(("jobwatt", *package[: len(package) - node.level + 1]))
+                if node.level
+                else ""
+            )
             module = ".".join(part for part in (base, node.module or "") if part)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def importers(library):
-    return {str(path.relative_to(ROOT)) for path in FILES if library in {name.split(".")[0] for name in imported(path)}}
+    return {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if library in {name.split(".")[0] for name in imported(path)}
+    }
 
 
 def test_one_importer_each():
@@ -70,7 +89,11 @@ def test_only_the_command_line_exits_and_prints():
         if path.name not in {"cli.py"}:
             assert "sys.exit(" not in text or path.name == "rpc.py", path
         if path.name not in {"cli.py", "commands.py"}:
-            calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+            calls = [
+                n
+                for n in ast.walk(ast.parse(text))
+                if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
+            ]
             assert not calls or path.name == "rpc.py", path
 
 

@@ -22,14 +22,20 @@ rows = st.dictionaries(st.tuples(st.text(), st.text()), st.integers(0, 2**40).ma
 
 
 def samples(found):
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in found for s in family.samples}
+    return {
+        (s.name, tuple(sorted(s.labels.items()))): s.value
+        for family in found
+        for s in family.samples
+    }
 
 
 @given(rows)
 def test_labels_come_back_as_they_went(counters):
     """Any text in a label survives a Prometheus parser, in both formats."""
     page = [(COUNTER, counters)]
-    expected = {("x_joules_total", (("a", a), ("b", b))): float(v) for (a, b), v in counters.items()}
+    expected = {
+        ("x_joules_total", (("a", a), ("b", b))): float(v) for (a, b), v in counters.items()
+    }
     assert samples(parse(Encoder().encode(page, openmetrics=False).decode())) == expected
     assert samples(openmetrics_parse(Encoder().encode(page, openmetrics=True).decode())) == expected
 
@@ -54,14 +60,33 @@ def view(*jobs, **more):
 
 
 def job(key, jobid, uj, *, ended=0, user="alice", gpus=None):
-    meta = JobMeta(jobid, user, 1, "ltci", "p", start_s=900, gpus=dict.fromkeys(gpus or {}, 1), resolved_by="hook")
-    return JobTotals(Job(JobUsage(key), meta), 1, {Domain.CPU: uj}, gpus=gpus or {}, ended_ns=ended, ended_s=ended)
+    meta = JobMeta(
+        jobid,
+        user,
+        1,
+        "ltci",
+        "p",
+        start_s=900,
+        gpus=dict.fromkeys(gpus or {}, 1),
+        resolved_by="hook",
+    )
+    return JobTotals(
+        Job(JobUsage(key), meta),
+        1,
+        {Domain.CPU: uj},
+        gpus=gpus or {},
+        ended_ns=ended,
+        ended_s=ended,
+    )
 
 
 def value(page, name, **labels):
     for metric, found in page:
         for values, text in found.items():
-            if metric.name == name and labels.items() <= dict(zip(metric.labels, values, strict=True)).items():
+            if (
+                metric.name == name
+                and labels.items() <= dict(zip(metric.labels, values, strict=True)).items()
+            ):
                 return text
     return None
 
@@ -77,13 +102,20 @@ def test_one_series_per_job_id():
 def test_a_job_nobody_has_named_is_shown_by_its_key():
     """Energy of a job that is not resolved yet is on the page, under the key of its cgroup."""
     page = families(view(job("s0123456789ABC", "", 3, user="")))
-    assert value(page, "jobwatt_job_energy_joules_total", jobid="s0123456789ABC", user="") == "0.000003"
+    assert (
+        value(page, "jobwatt_job_energy_joules_total", jobid="s0123456789ABC", user="")
+        == "0.000003"
+    )
 
 
 def test_absent_is_absent():
     """What nobody measured has no series: no GPU rows, no limit, no wall."""
     names = {metric.name for metric, _ in families(view(job("n/7", "7", 3)))}
-    assert not {name for name in names if "gpu" in name or "wall" in name or "limit" in name or "dram" in name}
+    assert not {
+        name
+        for name in names
+        if "gpu" in name or "wall" in name or "limit" in name or "dram" in name
+    }
 
 
 def test_a_finished_job_keeps_counters_and_loses_gauges():

@@ -19,7 +19,13 @@ from trees import Node
 
 KILLS = 50
 INTERVAL_S = 0.2
-WATTS = {"intel-rapl:0": 120, "intel-rapl:0:0": 60, "intel-rapl:0:1": 12, "intel-rapl:1": 90, "intel-rapl:1:1": 7}
+WATTS = {
+    "intel-rapl:0": 120,
+    "intel-rapl:0:0": 60,
+    "intel-rapl:0:1": 12,
+    "intel-rapl:1": 90,
+    "intel-rapl:1:1": 7,
+}
 GPU_MW = (400_000, 250_000)
 # Counters whose true value is not this test's to know only have to rise.
 TRUTH = ("rapl", "gpu", "cpu")
@@ -55,8 +61,12 @@ class Busy:
         node.add_intel(psys=False, mmio=False)
         self.script = nvmlshim.Script.of(root / "nvml.script", 2)
         self.power(0, 0)
-        self.jobs = [node.add_job(41, uid=61001), node.add_job(42, uid=61002), node.add_job(43, uid=61003),
-                     node.add_job(44, uid=61004, steps=("extern", "batch", "0"))]
+        self.jobs = [
+            node.add_job(41, uid=61001),
+            node.add_job(42, uid=61002),
+            node.add_job(43, uid=61003),
+            node.add_job(44, uid=61004, steps=("extern", "batch", "0")),
+        ]
         for job, gpus in zip(self.jobs[:2], ("0", "1"), strict=True):
             prolog(self.state, job, gpus)
         self.start_mj = [gpu.energy_mj for gpu in self.script.gpus.values()]
@@ -105,7 +115,11 @@ def test_fifty_kills_under_load(tmp_path):
         with Prometheus(tmp_path / "prometheus", [f"127.0.0.1:{daemon.port}"]) as prometheus:
             busy.power(*GPU_MW)
             load = [(job, 0.2 * (at + 1)) for at, job in enumerate(busy.jobs)]
-            with rapl(busy.node, tmp_path, WATTS) as end, scraping(daemon), working(busy.node, load, busy.step):
+            with (
+                rapl(busy.node, tmp_path, WATTS) as end,
+                scraping(daemon),
+                working(busy.node, load, busy.step),
+            ):
                 beat(daemon, random.Random(20260), KILLS)
                 truth = end()
             busy.power(0, 0)
@@ -124,9 +138,12 @@ def check_prometheus(prometheus, last, busy):
     assert prometheus.value("count_over_time(up[1h])") > 100
     for job in busy.jobs:
         match = f'jobwatt_job_energy_joules_total{{jobid="{job.jobid}",component="cpu"}}'
-        assert len(prometheus.series(match)) == 1, f"the labels of job {job.jobid} changed: {prometheus.series(match)}"
-        assert prometheus.value(match) == pytest.approx(last.value("jobwatt_job_energy_joules_total",
-                                                                   jobid=str(job.jobid), component="cpu"))
+        assert len(prometheus.series(match)) == 1, (
+            f"the labels of job {job.jobid} changed: {prometheus.series(match)}"
+        )
+        assert prometheus.value(match) == pytest.approx(
+            last.value("jobwatt_job_energy_joules_total", jobid=str(job.jobid), component="cpu")
+        )
 
 
 def check_truth(last, truth, busy):
@@ -141,8 +158,12 @@ def check_truth(last, truth, busy):
     print("missing uJ:", {name: uj for name, (uj, _) in missing.items()})
     for name, (uj, uw) in missing.items():
         assert 0 <= uj <= KILLS * INTERVAL_S * uw, f"{name}: {uj} uJ missing"
-    gaps = {dict(labels)["step"]: float(n) for labels, n in last.find("jobwatt_steps_total").items()}
-    assert gaps.get("gap", 0) + gaps.get("ambiguous", 0) >= KILLS / 2  # a restart takes longer than 2.5 intervals
+    gaps = {
+        dict(labels)["step"]: float(n) for labels, n in last.find("jobwatt_steps_total").items()
+    }
+    assert (
+        gaps.get("gap", 0) + gaps.get("ambiguous", 0) >= KILLS / 2
+    )  # a restart takes longer than 2.5 intervals
     assert not any(uj for uj, _ in missing.values()) or gaps.get("ambiguous", 0)
     for job in busy.jobs:
         counted = last.value("jobwatt_job_cpu_seconds_total", jobid=str(job.jobid))
@@ -176,7 +197,9 @@ def test_a_name_once_known_stays(tmp_path):
     node.add_intel(sockets=1, psys=False, mmio=False)
     node.add_job(7, uid=0x7F000001)
     with Daemon(node, tmp_path / "state", interval="100ms") as daemon:
-        known = daemon.until(lambda page: page.labels("jobwatt_job_info", "user") == {str(0x7F000001)})
+        known = daemon.until(
+            lambda page: page.labels("jobwatt_job_info", "user") == {str(0x7F000001)}
+        )
         for _ in range(5):
             daemon.kill()
             daemon.start()

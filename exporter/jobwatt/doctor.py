@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import psutil
+
 from . import agent
 from .meter import measure
 from .model import NS_PER_S, Step
@@ -85,6 +87,13 @@ def _notes(config: Config) -> list[str]:
         notes.append(
             f"{hooks} does not exist: no hook has run yet. Add `jobwatt hook prolog` and `jobwatt hook epilog` to "
             "slurm.conf's Prolog and Epilog, so that short jobs and GPU indexes are exact"
+        )
+    running = {process.info["name"] for process in psutil.process_iter(["name"])}
+    if "slurmd" not in running:
+        notes.append("no slurmd runs here: this node gets no jobs")
+    if "nv-hostengine" in running:
+        notes.append(
+            "DCGM (nv-hostengine) runs here: it may hold the profiling counters that SM activity is read from"
         )
     if config.slurm_rpc and shutil.which("scontrol") is None:
         notes.append(

@@ -149,7 +149,9 @@ class Daemon:
 
     def system_share(self) -> float:
         """Share of the CPU time that the kernel used for it."""
-        words = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        words = (
+            Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        )
         user, system = int(words[11]), int(words[12])
         return system / max(user + system, 1)
 

@@ -41,10 +41,19 @@ IDLE_W = 59.0
 BEGAN_S, BEGAN_NS = 1_760_000_000, 4_000_000 * NS_PER_S
 WATT = 1_000_000
 PACKAGES = [
-    Device(Domain.CPU, f"intel-rapl:{i}", "rapl", name=f"package-{i}", cpus=frozenset(range(32 * i, 32 * i + 32)))
+    Device(
+        Domain.CPU,
+        f"intel-rapl:{i}",
+        "rapl",
+        name=f"package-{i}",
+        cpus=frozenset(range(32 * i, 32 * i + 32)),
+    )
     for i in (0, 1)
 ]
-DRAMS = [Device(Domain.DRAM, f"intel-rapl:{i}:0", "rapl", parent=f"intel-rapl:{i}", name="dram") for i in (0, 1)]
+DRAMS = [
+    Device(Domain.DRAM, f"intel-rapl:{i}:0", "rapl", parent=f"intel-rapl:{i}", name="dram")
+    for i in (0, 1)
+]
 UUIDS = [f"GPU-5a1e000{i}-7c11-4d0e-9b6a-0d15ea5e000{i}" for i in range(8)]
 GPUS = [Device(Domain.GPU, uuid, "nvml", name=str(i)) for i, uuid in enumerate(UUIDS)]
 
@@ -75,7 +84,9 @@ class Actor:
 
 
 ACTORS = [
-    Actor(48211, "mlefevre", "ltci", "llm-pretrain", (0, 1, 2), 24, -7000, 9999, 9.0, "training", 0.82),
+    Actor(
+        48211, "mlefevre", "ltci", "llm-pretrain", (0, 1, 2), 24, -7000, 9999, 9.0, "training", 0.82
+    ),
     Actor(48230, "sokonkwo", "lisn", "vit-imagenet", (3,), 8, -300, 9999, 7.8, "starved", 0.41),
     Actor(48102, "tnguyen", "satie", "jupyter", (4,), 4, -21000, 9999, 0.02, "idle", 0.37),
     Actor(48244, "abenali", "l2s", "sweep_lr=0.01", (5,), 4, 20, 140, 3.1, "training", 0.22),
@@ -97,10 +108,14 @@ class Node:
         # the power of a GPU that computes: above what an idle one draws
         self.busy_w = powers[bisect.bisect(powers, 120.0) :]
         self.target = [self.rng.choice(self.busy_w) for _ in UUIDS]
-        self.energy = {device.id: self.rng.randrange(10**10) for device in (*PACKAGES, *DRAMS, *GPUS)}
+        self.energy = {
+            device.id: self.rng.randrange(10**10) for device in (*PACKAGES, *DRAMS, *GPUS)
+        }
         self.watts = dict.fromkeys(self.energy, 0.0)
         self.busy = [self.rng.randrange(10**14) for _ in range(CPUS)]
-        self.cpu = {actor.jobid: max(-actor.start, 0) * int(actor.cores_busy * 1e9) for actor in ACTORS}
+        self.cpu = {
+            actor.jobid: max(-actor.start, 0) * int(actor.cores_busy * 1e9) for actor in ACTORS
+        }
         self.root_ns = sum(self.cpu.values()) + 10**14
         self.util = [0.0] * 8
 
@@ -148,10 +163,16 @@ class Node:
     def readings(self, t_ns: int):
         for device in (*PACKAGES, *DRAMS):
             wrap = 262_143_328_850 if device.domain is Domain.CPU else 65_712_999_613
-            yield Reading(device, Kind.ENERGY, self.energy[device.id] % wrap, t_ns, wrap, 350 * WATT)
+            yield Reading(
+                device, Kind.ENERGY, self.energy[device.id] % wrap, t_ns, wrap, 350 * WATT
+            )
         for device in GPUS:
-            yield Reading(device, Kind.ENERGY, self.energy[device.id] // 1000 * 1000, t_ns, 0, 1400 * WATT)
-            yield Reading(device, Kind.POWER, int(self.watts[device.id] * 1000) * 1000, t_ns, 0, 1400 * WATT)
+            yield Reading(
+                device, Kind.ENERGY, self.energy[device.id] // 1000 * 1000, t_ns, 0, 1400 * WATT
+            )
+            yield Reading(
+                device, Kind.POWER, int(self.watts[device.id] * 1000) * 1000, t_ns, 0, 1400 * WATT
+            )
 
     def gpu(self, index: int, present) -> GpuState:
         holder = next((actor for actor in present if index in actor.gpus), None)
@@ -174,7 +195,9 @@ class Node:
                 "temperature_celsius": round(28 + watts / 16), "sm_clock_hertz": 1_980_000_000 if watts > 80 else 345_000_000,
                 "up": 1, "processes": len(state.processes),
             }  # fmt: skip
-            yield from (Sample(f"jobwatt_gpu_{name}", labels, value) for name, value in figures.items())
+            yield from (
+                Sample(f"jobwatt_gpu_{name}", labels, value) for name, value in figures.items()
+            )
             info = (*labels, state.model, state.pci_bus_id, str(state.minor), "", "")
             yield Sample("jobwatt_gpu_info", info, 1)
         yield Sample("jobwatt_driver_info", ("580.159.03", "13.0"), 1)
