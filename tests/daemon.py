@@ -136,8 +136,8 @@ class Page:
         """Likewise in millionths, exactly: uJ of J."""
         return sum(micro(value) for value in self.find(metric, **labels).values())
 
-    def labels(self, metric: str, label: str) -> set[str]:
-        return {dict(pairs)[label] for pairs in self.find(metric)}
+    def labels(self, metric: str, label: str, **labels: str) -> set[str]:
+        return {dict(pairs)[label] for pairs in self.find(metric, **labels)}
 
     def counters(self) -> dict[str, int]:
         """Counters that outlive the process, in 1e-9."""

@@ -79,8 +79,14 @@ class Prometheus:
         """Every series that ever matched."""
         return list(self._get("series", **{"match[]": match}))
 
+    def names(self, pattern: str) -> list[str]:
+        """Every metric's name that ever matched."""
+        found = urllib.parse.urlencode({"match[]": f'{{__name__=~"{pattern}"}}'})
+        return list(self._get(f"label/__name__/values?{found}"))
+
     def _get(self, what: str, **arguments: str) -> Any:
-        url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{urllib.parse.urlencode(arguments)}"
+        query = f"?{urllib.parse.urlencode(arguments)}" if arguments else ""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{what}{query}"
         with urllib.request.urlopen(url, timeout=30) as answer:
             return json.load(answer)["data"]
 

@@ -169,7 +169,14 @@ class Cluster:
 
     def _write(self) -> None:
         run = self.run_dir
-        for name in ("etc", "log", "ctld", "spool", *(f"spool/{node.name}" for node in self.nodes)):
+        for name in (
+            "etc",
+            "log",
+            "ctld",
+            "mysql.tmp",
+            "spool",
+            *(f"spool/{node.name}" for node in self.nodes),
+        ):
             (run / name).mkdir()
         for name in ("out", "hooks"):
             (run / name).mkdir()

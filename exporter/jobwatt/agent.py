@@ -155,30 +155,33 @@ class Agent:
         """Wait for the tick; sample at job events on the way."""
         assert self.events is not None  # noqa: S101  (a loop without events is `once`, which does not wait)
         poller = select.poll()
-        poller.register(self.events.fileno(), select.POLLIN)
+        if self.events.fileno() >= 0:  # without inotify the ticks find what there is
+            poller.register(self.events.fileno(), select.POLLIN)
         poller.register(self._wake[0].fileno(), select.POLLIN)
         while not self.stopping and (left_ns := tick_ns - now_ns()) > 0:
             if not poller.poll(left_ns / 1e6):
                 return
             self._drain_wake()
             if self.events.drain():
+                self._watch()  # first, so that nothing happens unseen between the look and the watch
                 self.step(full=False, cause="event")
-                self._watch()
                 time.sleep(min(_EVENT_SPACING_NS, max(tick_ns - now_ns(), 0)) / NS_PER_S)
 
     def _watch(self) -> None:
         if self.events is None:
             return
-        self.events.sync(self.sampler.jobs.watch_dirs())
+        failure = self.events.sync(self.sampler.jobs.watch_dirs())
+        if failure is not None:
+            log.warning("%s", failure.message)
 
     # --- now and then --------------------------------------------------------------------------
 
     def _slowly(self) -> None:
         """What need not be done at every sample."""
-        self._watch()
         if now_ns() - self._slow_ns < _SLOW_NS:
             return
         self._slow_ns = now_ns()
+        self._watch()
         self._calibrate()
         if self._resume_ns and now_ns() > self._resume_ns:
             self.resume()

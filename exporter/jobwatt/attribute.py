@@ -111,9 +111,10 @@ def by_owner(rows: Mapping[Key, int]) -> dict[str, int]:
 def split_pool(pool: Pool) -> dict[str, int]:
     """Split one pool into {owner: uJ}; the values' sum is ``pool.energy_uj``."""
     static_uj = min(pool.energy_uj, pool.idle_uw * pool.dt_ns // NS_PER_S)
-    shares = Counter(_static(pool, static_uj))
-    shares.update(_dynamic(pool, pool.energy_uj - static_uj))
-    return dict(shares)
+    shares = _static(pool, static_uj)
+    for owner, energy_uj in _dynamic(pool, pool.energy_uj - static_uj).items():
+        shares[owner] = shares.get(owner, 0) + energy_uj
+    return shares
 
 
 def _static(pool: Pool, energy_uj: int) -> dict[str, int]:

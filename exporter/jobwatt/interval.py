@@ -109,14 +109,15 @@ def settle(
     _close_ended(before, now, present, sum(busy_by_cpu.values()), carry, dt_ns)
     carry = _carried(present, busy_by_cpu, carry, dt_ns)
     summed = [delta for delta in deltas if delta.device.summed]
-    pools = _Pools(now, before, present, busy_by_cpu, carry, dt_ns, idle_uw)
+    states = gpu_states(before, now)
+    holders = _holders(present, states)
+    pools = _Pools(now, present, busy_by_cpu, carry, dt_ns, idle_uw, states, holders)
     walls = {d.device.id: d.energy_uj for d in summed if d.device.domain is Domain.NODE}
     attribution = attribute(
         [pools.of(d) for d in summed if d.device.domain is not Domain.NODE], walls
     )
-    entries = _entries(
-        present, attribution, now, before, regular=dt_ns <= regular_ns, measured=_measured(summed)
-    )
+    seen = {state.uuid: state for state in now.gpus} if dt_ns <= regular_ns else {}
+    entries = _entries(present, attribution, states, seen, measured=_measured(summed))
     return Settlement(dt_ns, attribution, entries, _node(summed), sum(busy_by_cpu.values()), carry)
 
 
@@ -237,12 +238,13 @@ class _Pools:
     """Turns one device's delta into a pool with everybody's claims."""
 
     now: Snapshot
-    before: Snapshot
     present: Mapping[str, _Presence]
     busy_by_cpu: Mapping[int, int]
     carry: Carry
     dt_ns: int
     idle_uw: Mapping[str, int]
+    states: Mapping[str, GpuState]
+    holders: Mapping[str, Mapping[str, int]]  # see _holders
 
     def of(self, delta: Delta) -> Pool:
         if delta.device.domain is Domain.GPU:
@@ -304,24 +306,21 @@ class _Pools:
         return busy_ns - (self.carry.debt_ns * busy_ns // all_ns if all_ns else 0)
 
     def _gpu(self, uuid: str) -> tuple[int, None, tuple[Claim, ...]]:
-        states = gpu_states(self.before, self.now)
-        slices = states[uuid].slices if uuid in states else 1
+        slices = self.states[uuid].slices if uuid in self.states else 1
         claims = [
-            Claim(key, held * p.held_ns, self._activity(uuid, key, p, states))
-            for key, p in self.present.items()
-            if (held := _slices_on(uuid, p.job, states))
+            Claim(key, held * self.present[key].held_ns, self._activity(uuid, key))
+            for key, held in self.holders.get(uuid, {}).items()
+            if held
         ]
         if len(claims) == 1:  # a sole holder pays all: no activity to compare
             claims = [Claim(claims[0].owner, claims[0].reserved, claims[0].reserved)]
         return slices * self.dt_ns, None, tuple(claims)
 
-    def _activity(
-        self, uuid: str, key: str, presence: _Presence, states: Mapping[str, GpuState]
-    ) -> int | None:
+    def _activity(self, uuid: str, key: str) -> int | None:
         """k x activity x time over what the job holds on this GPU; None where any part is unknown."""
-        used = 0
+        used, presence = 0, self.present[key]
         for held, slices in presence.job.meta.gpus.items():
-            state = states.get(held)
+            state = self.states.get(held)
             if held != uuid and (state is None or state.parent != uuid):
                 continue
             permille = self._permille(held, key, state)
@@ -342,13 +341,17 @@ def gpu_states(before: Snapshot, now: Snapshot) -> dict[str, GpuState]:
     return {state.uuid: state for state in (*before.gpus, *now.gpus)}
 
 
-def _slices_on(uuid: str, job: Job, states: Mapping[str, GpuState]) -> int:
-    """Slices of GPU ``uuid`` that the job holds, itself or through MIG instances."""
-    return sum(
-        slices
-        for held, slices in job.meta.gpus.items()
-        if held == uuid or (held in states and states[held].parent == uuid)
-    )
+def _holders(
+    present: Mapping[str, _Presence], states: Mapping[str, GpuState]
+) -> dict[str, dict[str, int]]:
+    """Slices that each job holds of each whole GPU, itself or through MIG instances."""
+    holders: dict[str, dict[str, int]] = {}
+    for key, presence in present.items():
+        for uuid, slices in presence.job.meta.gpus.items():
+            parent = states[uuid].parent if uuid in states else ""
+            held = holders.setdefault(parent or uuid, {})
+            held[key] = held.get(key, 0) + slices
+    return holders
 
 
 # --- entries -----------------------------------------------------------------------------------
@@ -376,10 +379,9 @@ def _measured(deltas: Sequence[Delta]) -> bool:
 def _entries(
     present: Mapping[str, _Presence],
     attribution: Attribution,
-    now: Snapshot,
-    before: Snapshot,
+    states: Mapping[str, GpuState],
+    seen: Mapping[str, GpuState],
     *,
-    regular: bool,
     measured: bool,
 ) -> dict[str, JobEntry]:
     energy: dict[str, dict[Domain, int]] = {key: {} for key in present}
@@ -389,8 +391,6 @@ def _entries(
             energy[owner][domain] = energy[owner].get(domain, 0) + energy_uj
             if domain is Domain.GPU:
                 on_gpu[owner][device] = energy_uj
-    states = gpu_states(before, now)
-    seen = {state.uuid: state for state in now.gpus} if regular else {}
     return {
         key: JobEntry(
             p.job,

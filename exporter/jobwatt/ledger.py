@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .interval import Carry
-from .model import Domain, Reading, Snapshot
+from .model import Device, Domain, Job, Kind, Reading, Snapshot
 from .record import decode, encode
 from .totals import DeviceTotals, JobTotals, Mark, Totals
 
@@ -80,6 +80,7 @@ class Ledger:
         self._db: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._written: dict[str, JobTotals] = {}
+        self._devices: dict[str, Device] = {}
         if path is not None:
             self._take(path)
 
@@ -114,7 +115,7 @@ class Ledger:
             self._write(book)
         except sqlite3.DatabaseError as err:
             self.errors += 1
-            self._written = {}  # write every row once it works again
+            self._written, self._devices = {}, {}  # write every row once it works again
             self._fail(
                 f"{self.path}: cannot commit ({err}); totals are kept in memory until this is mended"
             )
@@ -220,47 +221,34 @@ class Ledger:
         jobs = {
             key: _job(json.loads(body)) for key, body in self._execute("SELECT key, body FROM job")
         }
-        cursor = state.get("cursor")
-        if cursor is None:
+        if "cursor" not in state:
             return Book(), False
-        book = Book(
-            totals=_totals(state["totals"], jobs),
-            last=decode(Snapshot, cursor["last"]) if cursor["last"] else None,
-            readings=tuple(decode(Reading, plain) for plain in cursor["readings"]),
-            carry=Carry(*cursor["carry"]),
-            learnt=cursor["learnt"],
-        )
-        return book, "clean" in state
+        devices = {plain["id"]: decode(Device, plain) for plain in state["devices"]}
+        return _book(state["totals"], state["cursor"], devices, jobs), "clean" in state
 
     def _write(self, book: Book) -> None:
         assert self._db is not None  # noqa: S101  (commit has seen to it)
-        jobs = book.totals.jobs
+        jobs, devices = book.totals.jobs, _devices(book)
         changed = [
             (key, _dumps(encode(job)))
             for key, job in jobs.items()
             if self._written.get(key) is not job
         ]
         gone = [(key,) for key in self._written if key not in jobs]
-        cursor = {
-            "last": encode(book.last) if book.last else None,
-            "readings": [encode(reading) for reading in book.readings],
-            "carry": [book.carry.debt_ns, book.carry.system_rate],
-            "learnt": dict(book.learnt),
-        }
+        state = [("totals", _dumps(_plain(book.totals))), ("cursor", _dumps(_cursor(book)))]
+        if devices != self._devices:
+            state.append(("devices", _dumps([encode(device) for device in devices.values()])))
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self._db.executemany("INSERT OR REPLACE INTO job VALUES (?, ?)", changed)
             self._db.executemany("DELETE FROM job WHERE key = ?", gone)
-            self._db.execute(
-                "INSERT OR REPLACE INTO state VALUES ('totals', ?)", (_dumps(_plain(book.totals)),)
-            )
-            self._db.execute("INSERT OR REPLACE INTO state VALUES ('cursor', ?)", (_dumps(cursor),))
+            self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state)
             self._db.execute("COMMIT")
         except sqlite3.DatabaseError:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        self._written = dict(jobs)
+        self._written, self._devices = dict(jobs), devices
 
     def _execute(self, sql: str) -> list[Any]:
         return [] if self._db is None else self._db.execute(sql).fetchall()
@@ -291,28 +279,78 @@ def trimmed(snapshot: Snapshot) -> Snapshot:
     )
 
 
-def _dumps(plain: Any) -> str:
-    return json.dumps(plain, separators=(",", ":"))
+# --- rows ----------------------------------------------------------------------------------------
+#
+# What every commit writes is kept small: a device is described once and named by its id, and a job
+# of the last snapshot is named by its key where its own row tells the same.
+
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def _devices(book: Book) -> dict[str, Device]:
+    return {
+        **{reading.device.id: reading.device for reading in book.readings},
+        **{id_: totals.device for id_, totals in book.totals.devices.items()},
+    }
+
+
+def _cursor(book: Book) -> dict[str, Any]:
+    last, rows = book.last, book.totals.jobs
+    return {
+        "last": encode(replace(last, jobs=())) if last else None,
+        "jobs": [_named(job, rows) for job in last.jobs] if last else [],
+        "readings": [
+            (r.device.id, r.kind, r.value, r.t_ns, r.wrap_uj, r.max_power_uw, r.epoch)
+            for r in book.readings
+        ],
+        "carry": (book.carry.debt_ns, book.carry.system_rate),
+        "learnt": dict(book.learnt),
+    }
+
+
+def _named(job: Job, rows: Mapping[str, JobTotals]) -> Any:
+    row = rows.get(job.usage.key)
+    return job.usage.key if row is not None and row.job is job else encode(job)
+
+
+def _book(
+    totals: Any, cursor: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]
+) -> Book:
+    present = tuple(
+        jobs[job].job if isinstance(job, str) else decode(Job, job) for job in cursor["jobs"]
+    )
+    return Book(
+        totals=_totals(totals, devices, jobs),
+        last=replace(decode(Snapshot, cursor["last"]), jobs=present) if cursor["last"] else None,
+        readings=tuple(
+            Reading(devices[id_], Kind(kind), *figures)
+            for id_, kind, *figures in cursor["readings"]
+        ),
+        carry=Carry(*cursor["carry"]),
+        learnt=cursor["learnt"],
+    )
 
 
 def _plain(totals: Totals) -> dict[str, Any]:
     """All of the totals but the jobs; keys that are tuples become lists."""
     return {
-        "owners": [[owner, domain, uj] for (owner, domain), uj in totals.owners.items()],
+        "owners": [(owner, domain, uj) for (owner, domain), uj in totals.owners.items()],
         "node": totals.node,
         "node_marks": {domain: encode(mark) for domain, mark in totals.node_marks.items()},
         "owner_marks": {owner: encode(mark) for owner, mark in totals.owner_marks.items()},
-        "devices": [encode(device) for device in totals.devices.values()],
+        "devices": [
+            (id_, device.energy_uj, device.compared_uj, device.integrated_uj)
+            for id_, device in totals.devices.items()
+        ],
         "counters": [
-            [metric, labels, count] for (metric, labels), count in totals.counters.items()
+            (metric, labels, count) for (metric, labels), count in totals.counters.items()
         ],
         "busy_ns": totals.busy_ns,
         "residual_uj": totals.residual_uj,
     }
 
 
-def _totals(plain: Any, jobs: Mapping[str, JobTotals]) -> Totals:
-    devices = [decode(DeviceTotals, device) for device in plain["devices"]]
+def _totals(plain: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]) -> Totals:
     return Totals(
         jobs=jobs,
         owners={(owner, Domain(domain)): uj for owner, domain, uj in plain["owners"]},
@@ -321,7 +359,7 @@ def _totals(plain: Any, jobs: Mapping[str, JobTotals]) -> Totals:
             Domain(domain): decode(Mark, mark) for domain, mark in plain["node_marks"].items()
         },
         owner_marks={owner: decode(Mark, mark) for owner, mark in plain["owner_marks"].items()},
-        devices={device.device.id: device for device in devices},
+        devices={id_: DeviceTotals(devices[id_], *sums) for id_, *sums in plain["devices"]},
         counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
         busy_ns=plain["busy_ns"],
         residual_uj=plain["residual_uj"],

@@ -144,11 +144,9 @@ def by_owner(owners: Mapping[tuple[str, Domain], int]) -> dict[str, int]:
 def _owners(
     was: Mapping[tuple[str, Domain], int], settled: Settlement
 ) -> Mapping[tuple[str, Domain], int]:
-    more: Counter[tuple[str, Domain]] = Counter()
+    more = {(owner, domain): 0 for domain in settled.node_uj for owner in (SYSTEM, UNALLOCATED)}
     for (owner, domain, _), energy_uj in settled.attribution.rows.items():
-        more[SYSTEM, domain] += 0
-        more[UNALLOCATED, domain] += 0
-        if owner in {SYSTEM, UNALLOCATED}:
+        if owner in (SYSTEM, UNALLOCATED):
             more[owner, domain] += energy_uj
     return _summed(was, more)
 
@@ -195,12 +193,13 @@ def _jobs(
     for job in now.jobs:
         if job.usage.key not in settled.jobs:  # the first snapshot: nothing to charge yet
             old = after.get(job.usage.key) or JobTotals(job, job.usage.first_ns or now.t_ns)
-            after[job.usage.key] = replace(old, job=job)
+            after[job.usage.key] = replace(old, job=_remembered(old.job, job))
     for key, entry in settled.jobs.items():
         after[key] = _job(after.get(key), entry, now)
     for job in now.late:
         if job.usage.key in after:
-            after[job.usage.key] = replace(after[job.usage.key], job=job)
+            old = after[job.usage.key]
+            after[job.usage.key] = replace(old, job=_remembered(old.job, job))
     expired = [
         key for key, job in after.items() if job.ended_ns and now.t_ns - job.ended_ns > linger_ns
     ]
@@ -226,7 +225,7 @@ def _job(was: JobTotals | None, entry: JobEntry, now: Snapshot) -> JobTotals:
     meta = entry.job.meta
     ended = entry.ended or bool(meta.end_ns)
     return JobTotals(
-        job=entry.job,
+        job=_remembered(old.job, entry.job),
         seen_ns=old.seen_ns,
         energy_uj=energy,
         cpu_ns=old.cpu_ns + entry.cpu_ns,
@@ -236,6 +235,37 @@ def _job(was: JobTotals | None, entry: JobEntry, now: Snapshot) -> JobTotals:
         ended_s=(old.ended_s or meta.end_s or int(now.wall_s)) if ended else 0,
         mark=_job_mark(old.mark, sum(energy.values()), entry, now),
     )
+
+
+_NAMES = (
+    "jobid",
+    "user",
+    "uid",
+    "account",
+    "partition",
+    "qos",
+    "name",
+    "array_job_id",
+    "array_task_id",
+    "resolved_by",
+)
+
+
+def _remembered(old: Job, new: Job) -> Job:
+    """
+    ``new``, with the names that were known before and are not told now: after a restart they are
+    looked up anew, and until then the job's series must not come back under other labels, where
+    they would be counted a second time.
+    """
+    was, now = old.meta, new.meta
+    if was is now:
+        return new
+    lost = {
+        name: known
+        for name in _NAMES
+        if getattr(now, name) in ("", None) and (known := getattr(was, name)) not in ("", None)
+    }
+    return replace(new, meta=replace(now, **lost)) if lost else new
 
 
 def _job_mark(was: Mark, energy_uj: int, entry: JobEntry, now: Snapshot) -> Mark:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_ENVIRON = 1 << 20
 MAX_PROCESSES = 16
 MIB = 1 << 20
+# A local password file answers well within this; waiting for it keeps a series from beginning
+# without its user. A directory server may take longer, and then the name follows.
+LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,10 @@ class UserNames:
         name, until = self._names.get(uid, ("", 0.0))
         if time.monotonic() >= until and uid not in self._running and len(self._running) < 8:
             self._running.add(uid)
-            threading.Thread(target=self._look, args=(uid,), daemon=True).start()
+            look = threading.Thread(target=self._look, args=(uid,), daemon=True)
+            look.start()
+            look.join(LOOK_S)
+            name = self._names.get(uid, ("", 0.0))[0]
         return name
 
     def _look(self, uid: int) -> None:

@@ -1,0 +1,185 @@
+"""
+The main job, on a real Slurm: who ran what on which GPUs, and what it used.
+
+What the page says of each job is held against sacct, and against what scontrol said while it ran.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from realnode import RealNode
+from slurm import scenario
+from slurm.records import numbers
+from slurmcluster import Cluster, native_mode
+
+pytestmark = pytest.mark.slurm
+
+
+def info(page, jobid):
+    """The labels of jobwatt_job_info for one job; exactly one series."""
+    found = page.find("jobwatt_job_info", jobid=str(jobid))
+    assert len(found) == 1, (jobid, found)
+    return dict(next(iter(found)))
+
+
+def raw_ids(cluster, jobid, count=1):
+    rows = cluster.sacct(jobid, ["JobIDRaw", "User", "Account", "Partition", "State", "Start", "End"], at_least=count)
+    return {int(row["JobIDRaw"]): row for row in rows}
+
+
+def unix(text):
+    return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+
+
+def held(cluster, recorder, jobid):
+    """GPU indexes that Slurm gave the job, on all nodes: scontrol's while it ran, else its prologs'."""
+    layout = recorder.seen(jobid).gpus
+    if layout:
+        return {index for indexes in layout.values() for index in indexes}
+    told = [env.get("SLURM_JOB_GPUS", "") for env in cluster.hook_env("prolog", jobid)]
+    return {int(index) for text in told for index in numbers(text)}
+
+
+def expected_rows(cluster, jobs):
+    """sacct's rows of every finished job of the panel, by raw job id."""
+    parts = {"array": 4, "hetero": 2}
+    rows = {}
+    for label, jobid in jobs.items():
+        rows |= raw_ids(cluster, jobid, parts.get(label, 1))
+    return rows
+
+
+def check_identity(page, rows):
+    """User, account, partition and end are sacct's, for every job."""
+    for jobid, row in rows.items():
+        labels = info(page, jobid)
+        assert (labels["user"], labels["account"], labels["partition"]) == (
+            row["User"], row["Account"], row["Partition"]), row  # fmt: skip
+        end = page.value("jobwatt_job_end_time_seconds", jobid=str(jobid))
+        assert abs(end - unix(row["End"])) <= 3, (row, end)
+
+
+def gpus_on_page(page, jobid):
+    return page.labels("jobwatt_job_gpu_allocated_seconds_total", "uuid", jobid=str(jobid))
+
+
+def finish(node):
+    """Power off and wait: the last page, which is exact."""
+    truth = node.power_off()
+    page = node.daemon.samples(3)
+    for zone in ("intel-rapl:0", "intel-rapl:0:1"):
+        assert page.micro("jobwatt_rapl_energy_joules_total", path=zone) == truth[zone]
+    for gpu in node.script.gpus.values():
+        assert page.micro("jobwatt_gpu_energy_joules_total", uuid=gpu.uuid) == truth[gpu.uuid]
+    measured = truth["intel-rapl:0"] + truth["intel-rapl:0:1"] + sum(truth[g.uuid] for g in node.script.gpus.values())
+    assert page.micro("jobwatt_node_energy_joules_total") == measured
+    return page
+
+
+@pytest.mark.parametrize("mode", ["cgv1", "linuxproc"])
+def test_panel_with_hooks(mode, tmp_path):
+    """Every kind of job is its user's, its account's and on its GPUs, and every joule is there."""
+    if native_mode() != "cgv1" and mode == "cgv1":
+        pytest.skip("this kernel has no cgroup v1; the panel runs on v2 under User Mode Linux")
+    with Cluster(mode=mode) as cluster, RealNode(tmp_path, cluster, prometheus=mode == "cgv1") as node:
+        node.hooks()
+        with cluster.recorder() as recorder:
+            jobs = scenario.run(cluster)
+            cluster.wait_empty()
+        rows = expected_rows(cluster, jobs)
+        time.sleep(2)
+        page = finish(node)
+        check_identity(page, rows)
+        for jobid, row in rows.items():
+            assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), row
+            assert info(page, jobid)["resolved_by"] == "hook"
+        assert info(page, jobs["array"])["array_job_id"] in {str(jobs["array"]), ""}
+        assert page.value("jobwatt_controller_calls_total") <= 2 * len(rows) + 8
+        assert all(run.status == 0 for run in cluster.hook_runs())
+        if mode == "cgv1":
+            check_prometheus(node, rows)
+
+
+def check_prometheus(node, rows):
+    """What Prometheus has scraped of each job is what it used, to the end, and nothing went back."""
+    time.sleep(1.5)
+    page = node.daemon.scrape()
+    stored = {}
+    for labels, value in node.prometheus.query("jobwatt_job_energy_joules_total").items():
+        stored[dict(labels)["jobid"], dict(labels)["component"]] = round(value * 1e6)
+    shown = {(dict(pairs)["jobid"], dict(pairs)["component"]): round(float(text) * 1e6)
+             for pairs, text in page.find("jobwatt_job_energy_joules_total").items()}  # fmt: skip
+    assert {key: shown[key] for key in stored} == stored
+    assert {str(jobid) for jobid in rows} <= {jobid for jobid, _ in stored}
+    for name in {series.partition("{")[0] for series in page.counters()}:
+        assert set(node.prometheus.query(f"resets({name}[10m])").values()) <= {0.0}, name
+
+
+def test_panel_without_hooks(tmp_path):
+    """Without hooks the environment and slurmctld tell; who a job is comes even after its end."""
+    if native_mode() != "cgv1":
+        pytest.skip("this kernel has no cgroup v1")
+    with Cluster() as cluster, RealNode(tmp_path, cluster) as node:
+        with cluster.recorder() as recorder:
+            jobs = scenario.run(cluster)
+            cluster.wait_empty()
+        rows = expected_rows(cluster, jobs)
+        node.daemon.until(lambda page: all(page.find("jobwatt_job_info", jobid=str(j), account=r["Account"]) for j, r in rows.items()), 30)
+        page = finish(node)
+        check_identity(page, rows)
+        for label in ("two_nodes", "gpus_option", "per_task", "suspended", "two_steps", "direct"):
+            jobid = jobs[label]
+            assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), (label, jobid)
+
+
+def test_a_lying_environment_is_overruled(tmp_path):
+    """A job that changes its own environment deceives nobody for long; about its user, never."""
+    lie = "export SLURM_JOB_GPUS=7 SLURM_STEP_GPUS=7 SLURM_JOB_ACCOUNT=ltci SLURM_JOB_USER=root SLURM_JOB_UID=0; exec sleep 6"
+    with Cluster(mode=native_mode(), acct=False) as cluster, RealNode(tmp_path, cluster) as node:
+        jobid = cluster.submit("bob", "-A", "lisn", "-p", "A100", "--gres=gpu:1", script=lie)
+        cluster.wait(jobid, ["RUNNING"])
+        index = {i for indexes in cluster.gpus(jobid).values() for i in indexes}
+        page = node.daemon.until(lambda page: page.find("jobwatt_job_info", jobid=str(jobid), account="lisn"), 10)
+        assert gpus_on_page(page, jobid) >= node.uuids(index)
+        assert {dict(pairs)["user"] for pairs in page.find("jobwatt_job_info", jobid=str(jobid))} == {"bob"}
+        page = node.daemon.samples(2)
+        assert set(page.labels("jobwatt_job_gpu_utilization_ratio", "uuid", jobid=str(jobid))) == node.uuids(index)
+
+
+def test_slurmctld_down(tmp_path):
+    """With slurmctld gone the environment names jobs; measuring never waits; once it is back, it is asked."""
+    with Cluster(mode=native_mode(), acct=False, message_timeout=10) as cluster:
+        jobid = cluster.submit("alice", "-A", "ltci", "-p", "A100", "--gres=gpu:1", "-J", "phoenix", script="sleep 60")
+        cluster.wait(jobid, ["RUNNING"])
+        index = {i for indexes in cluster.gpus(jobid).values() for i in indexes}
+        cluster.stop_slurmctld()
+        with RealNode(tmp_path, cluster) as node:
+            page = node.daemon.until(lambda page: page.find("jobwatt_job_info", jobid=str(jobid), resolved_by="environ"))
+            assert gpus_on_page(page, jobid) == node.uuids(index)
+            began = page.value("jobwatt_samples_total", cause="tick")
+            time.sleep(7)
+            page = node.daemon.scrape()
+            assert page.value("jobwatt_samples_total", cause="tick") - began >= 12  # of 14 at 500 ms
+            assert len(node.daemon.said("slurmctld not asked")) <= 2
+            cluster.start_slurmctld()
+            node.daemon.until(lambda page: page.find("jobwatt_job_info", jobid=str(jobid), resolved_by="scontrol"), 40)
+        cluster.cancel(jobid)
+
+
+@pytest.mark.slow
+def test_timeout(tmp_path):
+    """A job killed at its time limit (Slurm looks every 30 s) ends on the page as it ends in sacct."""
+    with Cluster(mode=native_mode()) as cluster, RealNode(tmp_path, cluster) as node:
+        node.hooks()
+        jobid = scenario.submit(cluster, scenario.TIMEOUT)
+        cluster.wait(jobid, ["RUNNING"])
+        page = node.daemon.until(lambda page: page.find("jobwatt_job_limit_time_seconds", jobid=str(jobid)), 20)
+        start = page.value("jobwatt_job_start_time_seconds", jobid=str(jobid))
+        assert page.value("jobwatt_job_limit_time_seconds", jobid=str(jobid)) - start == 60
+        cluster.wait(jobid, ["TIMEOUT"], timeout=150)
+        cluster.wait_empty()
+        rows = raw_ids(cluster, jobid)
+        time.sleep(1)
+        check_identity(node.daemon.samples(2), rows)
