@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nvmlshim
-from jobwatt.slurm import hooks
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+
+import nvmlshim
+from jobwatt.slurm import hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def environment(
     script: nvmlshim.Script | None = None, more: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     base = dict(os.environ) if script is None else nvmlshim.env(script)
+    base.pop("PYTHONUNBUFFERED", None)  # stdout as users have it
     return {**base, "PYTHONPATH": str(PACKAGE), **(more or {})}
 
 
@@ -229,7 +231,7 @@ class Daemon:
     def start(self, *, ready: bool = True) -> Daemon:
         """Start it; wait until it has a page unless told otherwise."""
         self._seen_from = self.log.stat().st_size if self.log.exists() else 0
-        argv = command("serve", f"--web.listen-address=127.0.0.1:{self.port}", *self._flags)
+        argv = self._command("serve", f"--web.listen-address=127.0.0.1:{self.port}", *self._flags)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 argv, env=self._env, stderr=log, stdin=subprocess.DEVNULL, cwd="/"
@@ -239,6 +241,9 @@ class Daemon:
         if ready:
             wait(self._is_ready, 20, f"for a page\n{self.text()}")
         return self
+
+    def _command(self, *argv: str) -> list[str]:
+        return command(*argv)
 
     def kill(self) -> None:
         """kill -9."""
@@ -297,11 +302,18 @@ class Daemon:
             lambda page: page.value("jobwatt_samples_total", cause="tick") >= first + count, limit_s
         )
 
-    def until(self, true: Callable[[Page], object], limit_s: float = 10.0) -> Page:
-        """The first page of which ``true`` holds."""
+    def until(
+        self,
+        true: Callable[[Page], object],
+        limit_s: float = 10.0,
+        why: Callable[[Page], object] | None = None,
+    ) -> Page:
+        """The first page of which ``true`` holds; ``why`` tells what is amiss where none comes."""
         until = time.monotonic() + limit_s
         while not true(page := self.scrape()):
-            assert time.monotonic() < until, f"never came\n{page.text}\n{self.text()}"
+            assert time.monotonic() < until, (
+                f"never came\n{why(page) if why else page.text}\n{self.text()}"
+            )
             time.sleep(0.05)
         return page
 

@@ -36,7 +36,13 @@ class RealNode:
     """A daemon over this machine's jobs and simulated sensors; leaving the context ends it."""
 
     def __init__(
-        self, folder: Path, cluster: Cluster, *, interval: str = "500ms", rpc: bool = True, prometheus: bool = False
+        self,
+        folder: Path,
+        cluster: Cluster,
+        *,
+        interval: str = "500ms",
+        rpc: bool = True,
+        prometheus: bool = False,
     ) -> None:
         self.folder, self.cluster, self.interval, self.rpc = folder, cluster, interval, rpc
         self.state = folder / "state"
@@ -48,10 +54,20 @@ class RealNode:
         files.add_intel(sockets=1)
         self.script = nvmlshim.Script.of(self.folder / "nvml.script", GPUS)
         self.began_mj = {index: gpu.energy_mj for index, gpu in self.script.gpus.items()}
-        trees = SimpleNamespace(root=files.root, sys=files.sys, proc=Path("/proc"), cgroup=Path("/sys/fs/cgroup"))
+        trees = SimpleNamespace(
+            root=files.root, sys=files.sys, proc=Path("/proc"), cgroup=Path("/sys/fs/cgroup")
+        )
         flags = [f"--slurm.conf={self.cluster.conf}"]
         env = {"PATH": self.cluster.env["PATH"]}
-        self.daemon = Daemon(trees, self.state, *flags, script=self.script, env=env, interval=self.interval, rpc=self.rpc)
+        self.daemon = Daemon(
+            trees,
+            self.state,
+            *flags,
+            script=self.script,
+            env=env,
+            interval=self.interval,
+            rpc=self.rpc,
+        )
         self._stack.enter_context(self.daemon)
         self._power_on(files)
         if self._scrape:
@@ -86,7 +102,9 @@ class RealNode:
 
     def hooks(self) -> None:
         """Have Slurm call the hooks from now on."""
-        self.cluster.set_hooks(prolog=[hook("prolog", self.state)], epilog=[hook("epilog", self.state)])
+        self.cluster.set_hooks(
+            prolog=[hook("prolog", self.state)], epilog=[hook("epilog", self.state)]
+        )
 
     def uuids(self, indexes) -> set[str]:
         """UUIDs of Slurm's GPU indexes (here /dev/nvidiaN is minor N)."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import jobwatt
 import pytest
+
+import jobwatt
 
 ROOT = Path(jobwatt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))

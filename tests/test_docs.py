@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-import docs
 import pytest
+
+import docs
 from jobwatt.config import settings
 from jobwatt.parser import build
 
@@ -36,7 +37,7 @@ def test_every_flag_in_the_readme_exists():
     named = set(
         re.findall(
             r"--(?:no-)?[a-z]+(?:\.[a-z-]+)*[a-z]",
-            " ".join(re.findall(r"`[^`]*jobwatt [^`]*`|^ *jobwatt .*$", TEXT, re.M)),
+            " ".join(re.findall(r"`[^`]*jobwatt [^`]*`|^ *jobwatt .*$", TEXT, re.MULTILINE)),
         )
     )
     assert named <= known | {"--version"}

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_parse
+from prometheus_client.parser import text_string_to_metric_families as parse
+
 from jobwatt.exposition import Encoder, JobwattCollector, View, families
 from jobwatt.idle import Idle
 from jobwatt.metrics import CATALOGUE, Metric, Type
 from jobwatt.model import Domain, Job, JobMeta, JobUsage, Snapshot
 from jobwatt.totals import GpuTotals, JobTotals, Totals
-from prometheus_client import CollectorRegistry, disable_created_metrics
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_parse
-from prometheus_client.parser import text_string_to_metric_families as parse
 
 disable_created_metrics()
 COUNTER = Metric("x_joules_total", Type.COUNTER, "Energy.", ("a", "b"))

@@ -11,8 +11,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import nvmlshim
 import pytest
+
+import nvmlshim
 from daemon import BOOT_ID, Daemon, epilog, prolog, scraping, wait, working
 from jobwatt.metrics import CATALOGUE, Type
 from prom import Prometheus
@@ -131,8 +132,14 @@ def test_fifty_kills_under_load(tmp_path):
 
 
 def check_prometheus(prometheus, last, busy):
-    names = [name for name in prometheus.names("jobwatt_.+_total") if name in {m.name for m in COUNTERS}]
-    resets = {(name, labels): n for name in names for labels, n in prometheus.query(f"resets({name}[1h])").items()}
+    names = [
+        name for name in prometheus.names("jobwatt_.+_total") if name in {m.name for m in COUNTERS}
+    ]
+    resets = {
+        (name, labels): n
+        for name in names
+        for labels, n in prometheus.query(f"resets({name}[1h])").items()
+    }
     assert not {series: count for series, count in resets.items() if count}
     assert len(names) >= 18
     assert len(resets) > 50

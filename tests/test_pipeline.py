@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -99,6 +100,24 @@ def test_short_job_between_two_samples_is_closed_from_its_root():
     assert totals.jobs["n1/2"].cpu_ns == 300_000_000
     assert totals.jobs["n1/2"].energy_uj[Domain.CPU] == 15 * WATT  # 3 of 4 parts of 20 J
     assert totals.jobs["n1/2"].ended_ns == world.t_ns
+
+
+def test_a_job_whose_counter_is_gone_is_closed_from_its_root():
+    """
+    A job that is still there (between cgroup and epilog, or with one hierarchy left) but no longer
+    counted gets what its root shows beyond the others.
+    """
+    world, pipeline = World(), fresh()
+    world.start("1")
+    world.start("2")
+    pipeline.push(world.snapshot())
+    world.run(1, {"1": 0.25, "2": 0.75})
+    now = world.snapshot()
+    stale = replace(now.jobs[1], usage=replace(now.jobs[1].usage, cpu_ns=0, counting=False))
+    totals = pipeline.push(replace(now, jobs=(now.jobs[0], stale)))
+    assert totals.jobs["n1/2"].cpu_ns == 750_000_000
+    assert totals.jobs["n1/1"].cpu_ns == 250_000_000
+    assert not totals.jobs["n1/2"].ended_ns
 
 
 def test_job_that_was_there_before_us_is_not_charged_its_past():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from realnode import RealNode
 from slurm import scenario
 from slurm.records import numbers
@@ -25,7 +26,9 @@ def info(page, jobid):
 
 
 def raw_ids(cluster, jobid, count=1):
-    rows = cluster.sacct(jobid, ["JobIDRaw", "User", "Account", "Partition", "State", "Start", "End"], at_least=count)
+    rows = cluster.sacct(
+        jobid, ["JobIDRaw", "User", "Account", "Partition", "State", "Start", "End"], at_least=count
+    )
     return {int(row["JobIDRaw"]): row for row in rows}
 
 
@@ -73,7 +76,11 @@ def finish(node):
         assert page.micro("jobwatt_rapl_energy_joules_total", path=zone) == truth[zone]
     for gpu in node.script.gpus.values():
         assert page.micro("jobwatt_gpu_energy_joules_total", uuid=gpu.uuid) == truth[gpu.uuid]
-    measured = truth["intel-rapl:0"] + truth["intel-rapl:0:1"] + sum(truth[g.uuid] for g in node.script.gpus.values())
+    measured = (
+        truth["intel-rapl:0"]
+        + truth["intel-rapl:0:1"]
+        + sum(truth[g.uuid] for g in node.script.gpus.values())
+    )
     assert page.micro("jobwatt_node_energy_joules_total") == measured
     return page
 
@@ -83,7 +90,10 @@ def test_panel_with_hooks(mode, tmp_path):
     """Every kind of job is its user's, its account's and on its GPUs, and every joule is there."""
     if native_mode() != "cgv1" and mode == "cgv1":
         pytest.skip("this kernel has no cgroup v1; the panel runs on v2 under User Mode Linux")
-    with Cluster(mode=mode) as cluster, RealNode(tmp_path, cluster, prometheus=mode == "cgv1") as node:
+    with (
+        Cluster(mode=mode) as cluster,
+        RealNode(tmp_path, cluster, prometheus=mode == "cgv1") as node,
+    ):
         node.hooks()
         with cluster.recorder() as recorder:
             jobs = scenario.run(cluster)
@@ -117,6 +127,13 @@ def check_prometheus(node, rows):
         assert set(node.prometheus.query(f"resets({name}[10m])").values()) <= {0.0}, name
 
 
+def unnamed(page, rows):
+    """Jobs of which the page does not say yet what sacct says."""
+    shown = {dict(pairs)["jobid"]: dict(pairs) for pairs in page.find("jobwatt_job_info")}
+    return {jobid: (row, shown.get(str(jobid))) for jobid, row in rows.items()
+            if shown.get(str(jobid), {}).get("account") != row["Account"]}  # fmt: skip
+
+
 def test_panel_without_hooks(tmp_path):
     """Without hooks the environment and slurmctld tell; who a job is comes even after its end."""
     if native_mode() != "cgv1":
@@ -126,12 +143,20 @@ def test_panel_without_hooks(tmp_path):
             jobs = scenario.run(cluster)
             cluster.wait_empty()
         rows = expected_rows(cluster, jobs)
-        node.daemon.until(lambda page: all(page.find("jobwatt_job_info", jobid=str(j), account=r["Account"]) for j, r in rows.items()), 30)
+        del rows[
+            jobs["hetero"] + 1
+        ]  # its second part runs nothing: without hooks nobody can see it
+        node.daemon.until(
+            lambda page: not unnamed(page, rows), 30, lambda page: unnamed(page, rows)
+        )
         page = finish(node)
         check_identity(page, rows)
         for label in ("two_nodes", "gpus_option", "per_task", "suspended", "two_steps", "direct"):
             jobid = jobs[label]
-            assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), (label, jobid)
+            assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), (
+                label,
+                jobid,
+            )
 
 
 def test_a_lying_environment_is_overruled(tmp_path):
@@ -141,30 +166,48 @@ def test_a_lying_environment_is_overruled(tmp_path):
         jobid = cluster.submit("bob", "-A", "lisn", "-p", "A100", "--gres=gpu:1", script=lie)
         cluster.wait(jobid, ["RUNNING"])
         index = {i for indexes in cluster.gpus(jobid).values() for i in indexes}
-        page = node.daemon.until(lambda page: page.find("jobwatt_job_info", jobid=str(jobid), account="lisn"), 10)
+        page = node.daemon.until(
+            lambda page: page.find("jobwatt_job_info", jobid=str(jobid), account="lisn"), 10
+        )
         assert gpus_on_page(page, jobid) >= node.uuids(index)
-        assert {dict(pairs)["user"] for pairs in page.find("jobwatt_job_info", jobid=str(jobid))} == {"bob"}
+        assert {
+            dict(pairs)["user"] for pairs in page.find("jobwatt_job_info", jobid=str(jobid))
+        } == {"bob"}
         page = node.daemon.samples(2)
-        assert set(page.labels("jobwatt_job_gpu_utilization_ratio", "uuid", jobid=str(jobid))) == node.uuids(index)
+        assert set(
+            page.labels("jobwatt_job_gpu_utilization_ratio", "uuid", jobid=str(jobid))
+        ) == node.uuids(index)
 
 
 def test_slurmctld_down(tmp_path):
     """With slurmctld gone the environment names jobs; measuring never waits; once it is back, it is asked."""
     with Cluster(mode=native_mode(), acct=False, message_timeout=10) as cluster:
-        jobid = cluster.submit("alice", "-A", "ltci", "-p", "A100", "--gres=gpu:1", "-J", "phoenix", script="sleep 60")
+        jobid = cluster.submit(
+            "alice", "-A", "ltci", "-p", "A100", "--gres=gpu:1", "-J", "phoenix", script="sleep 60"
+        )
         cluster.wait(jobid, ["RUNNING"])
         index = {i for indexes in cluster.gpus(jobid).values() for i in indexes}
         cluster.stop_slurmctld()
         with RealNode(tmp_path, cluster) as node:
-            page = node.daemon.until(lambda page: page.find("jobwatt_job_info", jobid=str(jobid), resolved_by="environ"))
+            node.daemon.until(
+                lambda page: page.find("jobwatt_job_info", jobid=str(jobid), resolved_by="environ")
+            )
+            page = node.daemon.samples(2)
             assert gpus_on_page(page, jobid) == node.uuids(index)
             began = page.value("jobwatt_samples_total", cause="tick")
             time.sleep(7)
             page = node.daemon.scrape()
-            assert page.value("jobwatt_samples_total", cause="tick") - began >= 12  # of 14 at 500 ms
+            assert (
+                page.value("jobwatt_samples_total", cause="tick") - began >= 12
+            )  # of 14 at 500 ms
             assert len(node.daemon.said("slurmctld not asked")) <= 2
             cluster.start_slurmctld()
-            node.daemon.until(lambda page: page.find("jobwatt_job_info", jobid=str(jobid), resolved_by="scontrol"), 40)
+            node.daemon.until(
+                lambda page: page.find(
+                    "jobwatt_job_info", jobid=str(jobid), resolved_by="scontrol"
+                ),
+                40,
+            )
         cluster.cancel(jobid)
 
 
@@ -175,7 +218,9 @@ def test_timeout(tmp_path):
         node.hooks()
         jobid = scenario.submit(cluster, scenario.TIMEOUT)
         cluster.wait(jobid, ["RUNNING"])
-        page = node.daemon.until(lambda page: page.find("jobwatt_job_limit_time_seconds", jobid=str(jobid)), 20)
+        page = node.daemon.until(
+            lambda page: page.find("jobwatt_job_limit_time_seconds", jobid=str(jobid)), 20
+        )
         start = page.value("jobwatt_job_start_time_seconds", jobid=str(jobid))
         assert page.value("jobwatt_job_limit_time_seconds", jobid=str(jobid)) - start == 60
         cluster.wait(jobid, ["TIMEOUT"], timeout=150)

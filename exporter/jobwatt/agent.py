@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import __version__
@@ -22,7 +22,7 @@ from .board import Board
 from .exposition import View
 from .idle import load
 from .ledger import Ledger
-from .model import NS_PER_S
+from .model import NS_PER_S, Sample
 from .ownmetrics import own_metrics
 from .pipeline import Pipeline
 from .sampler import Sampler, now_ns
@@ -35,6 +35,8 @@ from .sources.procstat import ProcStat
 from .web import WebServer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .config import Config
     from .model import Snapshot, Source
 
@@ -95,6 +97,14 @@ def pipeline(config: Config, ledger: Ledger) -> Pipeline:
     return Pipeline(ledger, gap_ns(config), config.ledger_linger)
 
 
+def _wake_pair() -> tuple[socket.socket, socket.socket]:
+    """What a signal writes to, so that the loop's poll returns."""
+    pair = socket.socketpair()
+    for end in pair:
+        end.setblocking(False)
+    return pair
+
+
 @dataclass(slots=True)
 class Agent:
     """The daemon's loop."""
@@ -109,7 +119,8 @@ class Agent:
     _calibration_mtime: int = 0
     _slow_ns: int = 0
     _resume_ns: int = 0
-    _wake: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
+    _ledger_errors: int = 0
+    _wake: tuple[socket.socket, socket.socket] = field(default_factory=_wake_pair)
 
     def run(self) -> None:
         """Sample until stopped."""
@@ -125,7 +136,7 @@ class Agent:
         started = time.perf_counter()
         if full:
             self._slowly()
-        snapshot = self.sampler.take(full=full, cause=cause)
+        snapshot = self._with_ledger_errors(self.sampler.take(full=full, cause=cause))
         totals = self.pipeline.push(snapshot)
         self._index(snapshot)
         self.board.publish(
@@ -140,6 +151,17 @@ class Agent:
                 ledger_fault=self.pipeline.ledger.fault,
                 sample_s=time.perf_counter() - started,
             )
+        )
+
+    def _with_ledger_errors(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with the commits that failed before it as an event."""
+        new = self.pipeline.ledger.errors - self._ledger_errors
+        if not new:
+            return snapshot
+        self._ledger_errors += new
+        return replace(
+            snapshot,
+            events=(*snapshot.events, Sample("jobwatt_ledger_errors_total", (), new)),
         )
 
     def close(self) -> None:
@@ -187,17 +209,18 @@ class Agent:
             self.resume()
 
     def _calibrate(self) -> None:
-        path = self.config.path_state / "idle.json"
+        path, mtime = self.config.path_state / "idle.json", 0
         try:
             mtime = path.stat().st_mtime_ns
             if mtime != self._calibration_mtime:
                 self.pipeline.calibrate(load(path))
-                self._calibration_mtime = mtime
-        except FileNotFoundError:
-            self._calibration_mtime = 0
+        except (FileNotFoundError, NotADirectoryError):
+            mtime = 0
         except (OSError, ValueError) as err:
-            log.warning("calibration: %s", err)
-            self._calibration_mtime = mtime
+            mtime = mtime or -1
+            if mtime != self._calibration_mtime:
+                log.warning("calibration: %s", err)
+        self._calibration_mtime = mtime
 
     def _index(self, snapshot: Snapshot) -> None:
         for gpu in snapshot.gpus:
@@ -207,8 +230,6 @@ class Agent:
 
     def install_signals(self) -> None:
         """SIGTERM and SIGINT stop, SIGUSR1 releases the GPUs, SIGUSR2 takes them back."""
-        for end in self._wake:
-            end.setblocking(False)
         signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, lambda *_: self.stop())
@@ -265,10 +286,16 @@ def serve(config: Config) -> None:
         agent.run()
     finally:
         server.stop()
+        with contextlib.suppress(OSError):
+            _pid_file(config).unlink()
         agent.close()
 
 
 def _write_pid(config: Config) -> None:
     """For `jobwatt release-gpus`; a state directory that cannot be written is the ledger's to report."""
     with contextlib.suppress(OSError):
-        (config.path_state / "jobwatt.pid").write_text(f"{os.getpid()}\n")
+        _pid_file(config).write_text(f"{os.getpid()}\n")
+
+
+def _pid_file(config: Config) -> Path:
+    return config.path_state / "jobwatt.pid"

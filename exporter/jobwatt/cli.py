@@ -22,7 +22,14 @@ def entry() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code; SystemExit for --help and wrong usage."""
+    try:
+        return _run(argv)
+    finally:
+        _let_go_of_stdout()
+
+
+def _run(argv: list[str]) -> int:
     import logging
 
     from . import commands
@@ -38,17 +45,24 @@ def main(argv: list[str]) -> int:
             stream=sys.stderr,
             format="%(levelname).1s %(name)s: %(message)s",
         )
-        return commands.COMMANDS[args.command](config, args)
+        code = commands.COMMANDS[args.command](config, args)
+        sys.stdout.flush()  # a full disk or a closed pipe is met here rather than at exit
+    except BrokenPipeError:
+        return 1  # nobody reads
     except ConfigError as err:
         print(f"jobwatt {args.command}: {err}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # nobody reads: no traceback at exit
-        return 1
     except (OSError, ValueError, LedgerBusyError) as err:
         print(f"jobwatt {args.command}: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    return code
+
+
+def _let_go_of_stdout() -> None:
+    """What cannot be written is dropped: the interpreter would complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from . import agent, doctor, playback, record
 from .board import Board
 from .idle import Window, save
-from .ledger import Ledger
+from .ledger import Ledger, is_kept
 from .meter import Cursors, measure
 from .model import NS_PER_S, Snapshot, Step
 
@@ -93,6 +93,10 @@ def _calibrate(config: Config, args: argparse.Namespace) -> int:
 def _release(config: Config, args: argparse.Namespace) -> int:
     path = config.path_state / "jobwatt.pid"
     try:
+        if not is_kept(
+            config.path_state / "ledger.db"
+        ):  # a file left by kill -9: its number may be anybody's
+            raise ProcessLookupError
         pid = int(path.read_text())
         os.kill(pid, signal.SIGUSR2 if args.resume else signal.SIGUSR1)
     except (FileNotFoundError, ProcessLookupError) as err:

@@ -84,6 +84,11 @@ class _Presence:
     ended: bool
     cpu_ns: int = 0
 
+    @property
+    def uncounted(self) -> bool:
+        """Whether no counter of its own says any more what it used."""
+        return self.ended or not self.job.usage.counting
+
 
 def settle(
     before: Snapshot | None,
@@ -181,8 +186,11 @@ def _close_ended(
     carry: Carry,
     dt_ns: int,
 ) -> None:
-    """Give the jobs that ended in the interval the CPU time which they used since the last sample."""
-    ended = {key: p for key, p in present.items() if p.ended and p.held_ns}
+    """
+    Give jobs whose counter is gone the CPU time which they used since the last sample: those that
+    ended, and those between the end of their cgroup and their epilog.
+    """
+    ended = {key: p for key, p in present.items() if p.uncounted and p.held_ns}
     if not ended:
         return
     roots = [root for root in now.roots if root in before.roots or now.roots[root]]

@@ -41,6 +41,8 @@ MIGRATIONS = (
     """,
 )
 
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
 
 class LedgerBusyError(RuntimeError):
     """Another daemon keeps this ledger."""
@@ -64,6 +66,21 @@ class Book:
     learnt: Mapping[str, int] = field(default_factory=dict)
 
 
+def is_kept(path: Path) -> bool:
+    """Whether a daemon keeps the ledger in ``path`` now."""
+    try:
+        lock = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 class Ledger:
     """
     The node's ledger in ``path``; ``None`` keeps it in memory only.
@@ -79,6 +96,7 @@ class Ledger:
         self.errors = 0
         self._db: sqlite3.Connection | None = None
         self._lock: int | None = None
+        self._anew = True  # nothing has been committed over this connection
         self._written: dict[str, JobTotals] = {}
         self._devices: dict[str, Device] = {}
         if path is not None:
@@ -98,11 +116,8 @@ class Ledger:
         except (sqlite3.DatabaseError, KeyError, TypeError, ValueError) as err:
             self._set_aside("damaged", str(err))
             return Book()
-        self._execute("DELETE FROM state WHERE name = 'clean'")
         if book.last is None or book.last.boot_id == boot_id:
-            self._written = dict(book.totals.jobs)
             return book
-        self._execute("DELETE FROM job")
         return Book(replace(book.totals, jobs={}) if clean else Totals(), learnt=book.learnt)
 
     def commit(self, book: Book) -> None:
@@ -115,7 +130,9 @@ class Ledger:
             self._write(book)
         except sqlite3.DatabaseError as err:
             self.errors += 1
-            self._written, self._devices = {}, {}  # write every row once it works again
+            if (err.sqlite_errorcode & 0xFF) in _DAMAGED:
+                self._set_aside("damaged", str(err))
+                return  # the next commit writes all of it
             self._fail(
                 f"{self.path}: cannot commit ({err}); totals are kept in memory until this is mended"
             )
@@ -188,6 +205,7 @@ class Ledger:
         except sqlite3.DatabaseError:
             db.close()
             raise
+        self._anew, self._written, self._devices = True, {}, {}
         return db
 
     def _renewed(self, why: str, detail: str) -> sqlite3.Connection:
@@ -240,6 +258,9 @@ class Ledger:
             state.append(("devices", _dumps([encode(device) for device in devices.values()])))
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            if self._anew:  # every row is written now: what else is there is of a former process
+                self._db.execute("DELETE FROM job")
+                self._db.execute("DELETE FROM state WHERE name = 'clean'")
             self._db.executemany("INSERT OR REPLACE INTO job VALUES (?, ?)", changed)
             self._db.executemany("DELETE FROM job WHERE key = ?", gone)
             self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state)
@@ -248,7 +269,7 @@ class Ledger:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        self._written, self._devices = dict(jobs), devices
+        self._anew, self._written, self._devices = False, dict(jobs), devices
 
     def _execute(self, sql: str) -> list[Any]:
         return [] if self._db is None else self._db.execute(sql).fetchall()

@@ -205,6 +205,8 @@ class JobUsage:
         cpus: logical CPUs the kernel confines it to; None where it is not confined.
         first_ns: CLOCK_BOOTTIME when it was first known of (directory event, process start);
             0 where it was there before us.
+        counting: whether ``cpu_ns`` still counts; False where its counter is gone (or not there
+            yet), and ``cpu_ns`` is the last that was read.
     """
 
     key: str
@@ -217,6 +219,7 @@ class JobUsage:
     mem_limit_bytes: int | None = None
     cpus: frozenset[int] | None = None
     first_ns: int = 0
+    counting: bool = True
 
 
 @dataclass(frozen=True, slots=True)

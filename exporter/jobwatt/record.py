@@ -15,6 +15,7 @@ import json
 import sys
 import types
 import typing
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from functools import cache
@@ -158,7 +159,8 @@ def write(out: TextIO, snapshots: typing.Iterable[Snapshot]) -> int:
 
 def read(path: Path) -> Iterator[Snapshot]:
     """Read a recording lazily; RecordingError names the line that does not fit."""
-    with _open(path, "rt") as lines:
+    with _open(path, "rt") as file:
+        lines = _lines(path, file)
         header = next(lines, "")
         if not _is_header(header):
             raise RecordingError(
@@ -169,6 +171,14 @@ def read(path: Path) -> Iterator[Snapshot]:
                 yield decode(Snapshot, json.loads(line))
             except (KeyError, TypeError, ValueError, AttributeError) as err:
                 raise RecordingError(f"{path}: line {number} is not a snapshot: {err}") from err
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """Each line; RecordingError where the file is cut or is not text."""
+    try:
+        yield from file
+    except (EOFError, UnicodeDecodeError, gzip.BadGzipFile, zlib.error) as err:
+        raise RecordingError(f"{path}: damaged: {err}") from err
 
 
 def _is_header(line: str) -> bool:

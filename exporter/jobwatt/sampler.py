@@ -53,12 +53,9 @@ class Sampler:
         results = self._read_sources(full=full)
         gpus = tuple(gpu for result in results for gpu in result.gpus)
         jobs, ended, late = self._find_jobs(t_ns, gpus, full=full)
-        self.failures = (
-            *(f for result in results for f in result.failures),
-            *self.jobs.failures,
-            *self.resolver.failures(),
-        )
-        self.faults.note(self.failures)
+        measuring = (*(f for result in results for f in result.failures), *self.jobs.failures)
+        self.faults.note(measuring)  # the resolver says its own, at the moment they happen
+        self.failures = (*measuring, *self.resolver.failures())
         return Snapshot(
             boot_id=self.boot_id,
             wall_s=wall_s,
@@ -132,7 +129,7 @@ class Sampler:
         self, t_ns: int, gpus: Sequence[GpuState], *, full: bool
     ) -> tuple[tuple[Job, ...], tuple[Job, ...], tuple[Job, ...]]:
         usages = self.jobs.scan(t_ns, full=full)
-        metas = self.resolver.update(usages, self.jobs.pids, gpus, t_ns)
+        metas = self.resolver.update(usages, self.jobs.pids, gpus, t_ns, named=self.jobs.named)
         self._map_processes(gpus)
         present = [
             Job(usage, self._with_used_gpus(usage.key, metas.get(usage.key))) for usage in usages

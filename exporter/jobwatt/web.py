@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .config import ConfigError
 from .passwords import PasswordCheck
 from .webconfig import Loaded, WebConfig, WebConfigFile
 from .webhandler import CHUNK_BYTES, Handler, compress
@@ -310,7 +311,7 @@ def parse_address(address: str) -> tuple[str, int]:
     """Split ``host:port``, ``[v6]:port`` or ``:port`` into host ("" for all) and port."""
     match = _ADDRESS.fullmatch(address)
     if not match or int(match["port"]) > 65535:
-        raise ValueError(
+        raise ConfigError(
             f"--web.listen-address: {address!r} is not HOST:PORT, [IPV6]:PORT or :PORT "
             "(all interfaces); for example 127.0.0.1:9816"
         )
@@ -318,7 +319,7 @@ def parse_address(address: str) -> tuple[str, int]:
         try:
             ipaddress.IPv6Address(match["v6"])
         except ValueError as err:
-            raise ValueError(
+            raise ConfigError(
                 f"--web.listen-address: {match['v6']!r} is not an IPv6 address"
             ) from err
     return match["v6"] or match["host"], int(match["port"])

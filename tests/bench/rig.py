@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import nvmlshim
 import trees
-
 from jobwatt.config import Config
 from jobwatt.slurm import hooks
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GPUS, CPUS, FIRST_JOB = 8, 128, 1000
+# NVML_GPM_METRIC_*, as the source asks: graphics, SM, occupancy, tensor pipes, DRAM bandwidth
+GPM_IDS = (1, 2, 3, 5, 10)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 EXPORTER = Path(__file__).resolve().parents[2] / "exporter"
 
@@ -56,6 +57,7 @@ class Rig:
         self.script = nvmlshim.Script.of(self.root / "nvml", GPUS)
         for index, gpu in self.script.gpus.items():
             gpu.processes = [nvmlshim.Process(job.pids[-1], sm=10) for job in self.holders(index)]
+            gpu.gpm = dict.fromkeys(GPM_IDS, 50.0)
             gpu.set_power(400_000)
         self.script.write()
         for n, job in enumerate(self.jobs):
@@ -97,7 +99,7 @@ class Rig:
 
 
 class Clock(threading.Thread):
-    """Moves a rig in real time, half way between the daemon's samples."""
+    """Moves a rig by a second every second."""
 
     def __init__(self, rig: Rig) -> None:
         super().__init__(daemon=True)
@@ -168,29 +170,36 @@ class Daemon:
 
 
 class KernelCgroups:
-    """Throw-away jobs in this machine's own cgroup v1 tree: its reads cost what kernfs costs."""
+    """
+    Throw-away jobs in this machine's own cgroup v1 tree: a read costs what kernfs takes for it.
+
+    ``base`` looks like a cgroup file system that holds them and nothing else of this machine.
+    """
 
     CONTROLLERS = ("cpuacct", "memory")
 
-    def __init__(self, jobs: int) -> None:
-        self.base = Path("/sys/fs/cgroup")
-        self.made: list[Path] = []
+    def __init__(self, base: Path, jobs: int) -> None:
+        self.base = base
+        self._made: list[Path] = []
+        base.mkdir()
         try:
             for controller in self.CONTROLLERS:
-                for path in self._paths(controller, jobs):
+                top = Path("/sys/fs/cgroup") / controller / f"jobwatt_bench_{os.getpid()}"
+                for path in (top, top / "slurm", *_job_paths(top / "slurm", jobs)):
                     path.mkdir()
-                    self.made.append(path)
+                    self._made.append(path)
+                (base / controller).symlink_to(top)
         except OSError:
             self.close()
             raise
 
-    def _paths(self, controller: str, jobs: int) -> Iterator[Path]:
-        root = self.base / controller / f"slurm_bench{os.getpid()}"
-        yield root
-        for n in range(jobs):
-            yield root / f"uid_{20_000 + n}"
-            yield root / f"uid_{20_000 + n}" / f"job_{FIRST_JOB + n}"
-
     def close(self) -> None:
-        for path in reversed(self.made):
+        for path in reversed(self._made):
             path.rmdir()
+        shutil.rmtree(self.base)
+
+
+def _job_paths(root: Path, jobs: int) -> Iterator[Path]:
+    for n in range(jobs):
+        yield root / f"uid_{20_000 + n}"
+        yield root / f"uid_{20_000 + n}" / f"job_{FIRST_JOB + n}"

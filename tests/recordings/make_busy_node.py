@@ -102,7 +102,7 @@ class Node:
     """Advances second by second."""
 
     def __init__(self) -> None:
-        self.rng = random.Random(9816)  # noqa: S311  (a simulation)
+        self.rng = random.Random(9816)
         with (HERE.parent / "data" / "acme_gpu.csv").open() as lines:
             powers = [float(row["gpu_power_w"]) for row in csv.DictReader(lines)]
         # the power of a GPU that computes: above what an idle one draws

@@ -72,7 +72,7 @@ class _Job:
     """A job between two scans: its open files and what was last read."""
 
     __slots__ = (
-        "cpu", "cpu_base_ns", "cpu_inode", "cpu_ns", "cpus", "dir", "facts_ns", "first_ns", "limit", "mem", "mem_stat",
+        "counting", "cpu", "cpu_base_ns", "cpu_inode", "cpu_ns", "cpus", "dir", "facts_ns", "first_ns", "limit", "mem", "mem_stat",
         "seen_ns", "tally", "uid", "uid_ns", "uid_wait_ns",
     )  # fmt: skip
 
@@ -83,6 +83,7 @@ class _Job:
         self.uid_ns, self.uid_wait_ns = 0, _UID_RETRY_NS[0]
         self.facts_ns = 0
         self.cpu_ns: int | None = None
+        self.counting = False
         self.cpu_base_ns = 0
         self.cpu_inode: int | None = None
         self.mem: int | None = None
@@ -128,7 +129,7 @@ class _Job:
         d = self.dir
         return JobUsage(
             d.key, d.root, d.node, d.jobid, self.uid, self.cpu_ns,
-            self.mem, self.limit, self.cpus, self.first_ns,
+            self.mem, self.limit, self.cpus, self.first_ns, self.counting,
         )  # fmt: skip
 
 
@@ -157,6 +158,11 @@ class Cgroups:
     def present(self) -> bool:
         """Whether the last scan found a Slurm root; where none is, look at processes instead."""
         return bool(self._roots)
+
+    @property
+    def named(self) -> bool:
+        """Whether the last scan found a Slurm root whose name tells a node's."""
+        return any(root.node for root in self._roots)
 
     def scan(self, t_ns: int, *, full: bool = True) -> list[JobUsage]:
         """
@@ -290,6 +296,7 @@ class Cgroups:
             job.cpu_ns = max(job.cpu_base_ns + _cpu_ns(text), job.cpu_ns or 0)
         elif job.cpu is None and self._uncounted(job, t_ns):
             self._count_processes(job)
+        job.counting = bool(text) or job.tally is not None
 
     def _get(self, file: _File | None) -> bytes | None:
         """Read a file; None where it is not there, gone (ENODEV) or, with a failure, unreadable."""

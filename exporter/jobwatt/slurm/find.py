@@ -37,6 +37,11 @@ class Jobs:
         self._finder = self._cgroups if self._cgroups.present else self._processes
         return usages if self._finder is self._cgroups else self._processes.scan(t_ns, full=full)
 
+    @property
+    def named(self) -> bool:
+        """Whether the paths of jobs tell the node's name (several slurmd may share this host)."""
+        return self._finder is self._cgroups and self._cgroups.named
+
     def roots(self) -> dict[str, int]:
         """Slurm's roots and their cumulative CPU time in ns."""
         return self._finder.roots()

@@ -137,9 +137,15 @@ class Resolver:
         pids: Callable[[str], list[int]],
         inventory: Sequence[GpuState],
         t_ns: int,
+        *,
+        named: bool = False,
     ) -> dict[str, JobMeta]:
-        """What is known now of each job in ``usages``, by key. Never raises, never waits."""
-        self._learn_style(usages)
+        """
+        What is known now of each job in ``usages``, by key. Never raises, never waits.
+
+        ``named``: Slurm's roots carry node names, so that a job without cgroup gets the right key.
+        """
+        self._learn_style(usages, named=named)
         for record in self._hooks.poll():
             self._note(record, t_ns)
         self._take_inventory(inventory)
@@ -149,9 +155,12 @@ class Resolver:
         return self._present
 
     def hook_jobs(self) -> list[Job]:
-        """Jobs between prolog and epilog of which no cgroup or process exists now."""
+        """
+        Jobs between prolog and epilog of which no cgroup or process exists now; nothing counts
+        their CPU time.
+        """
         return [
-            self._job(entry)
+            self._uncounted(entry)
             for key, entry in self._entries.items()
             if entry.prolog is not None and not entry.end_ns and key not in self._present
         ]
@@ -185,9 +194,9 @@ class Resolver:
 
     # -- hooks ------------------------------------------------------------------------------------
 
-    def _learn_style(self, usages: Iterable[JobUsage]) -> None:
+    def _learn_style(self, usages: Iterable[JobUsage], *, named: bool) -> None:
         """How cgroups are named here decides the key of a job that has none yet."""
-        named = self.named or any(usage.node for usage in usages)
+        named = named or self.named or any(usage.node for usage in usages)
         sluids = self._sluids or any(usage.jobid is None for usage in usages)
         if (named, sluids) != (self.named, self._sluids):
             self._restyle(named, sluids)
@@ -434,6 +443,10 @@ class Resolver:
     def _job(self, entry: _Entry) -> Job:
         usage = entry.usage or self._synthetic(entry)
         return Job(usage, self._meta(entry))
+
+    def _uncounted(self, entry: _Entry) -> Job:
+        job = self._job(entry)
+        return Job(replace(job.usage, counting=False), job.meta)
 
     def _synthetic(self, entry: _Entry) -> JobUsage:
         """A usage for a job that is known by its hooks only: nothing measured."""

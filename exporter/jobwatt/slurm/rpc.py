@@ -167,10 +167,11 @@ def _careful(jobid: str) -> tuple[Record, int]:
     Single the record out: its display id, then its exact name, from output nobody can imitate.
 
     ``%A`` and ``%i`` are numbers Slurm made; ``%i`` (``4_1``, ``10+0``) names a single record of
-    an array or a heterogeneous job. Returns the record and how many calls it took.
+    an array or a heterogeneous job. Ended jobs too: a short one is asked about after its end.
+    Returns the record and how many calls it took.
     """
     unknown, shown = {"jobid": jobid, "unknown": True}, ""
-    for line in _call(["squeue", "-h", "-a", "-j", jobid, "-o", "%A|%i"]).splitlines():
+    for line in _call(["squeue", "-h", "-a", "-t", "all", "-j", jobid, "-o", "%A|%i"]).splitlines():
         raw, _, display = line.partition("|")
         if raw == jobid:
             shown = display.strip()
@@ -181,7 +182,9 @@ def _careful(jobid: str) -> tuple[Record, int]:
         record = _asked(parse_scontrol(text), jobid)
     except AmbiguousError:
         calls += 1
-        name = _call(["squeue", "-h", "-a", "-j", shown, "-o", "%j"]).removesuffix("\n")
+        name = _call(["squeue", "-h", "-a", "-t", "all", "-j", shown, "-o", "%j"]).removesuffix(
+            "\n"
+        )
         record = _named(text, name, jobid)
     return record or unknown, calls
 
