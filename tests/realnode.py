@@ -43,10 +43,11 @@ class RealNode:
         interval: str = "500ms",
         rpc: bool = True,
         prometheus: bool = False,
+        hooks: bool = False,
     ) -> None:
         self.folder, self.cluster, self.interval, self.rpc = folder, cluster, interval, rpc
         self.state = folder / "state"
-        self._scrape = prometheus
+        self._scrape, self._hooks = prometheus, hooks
         self._stack = ExitStack()
 
     def __enter__(self) -> RealNode:
@@ -69,6 +70,8 @@ class RealNode:
             rpc=self.rpc,
         )
         self._stack.enter_context(self.daemon)
+        if self._hooks:
+            self.hooks()
         self._power_on(files)
         if self._scrape:
             self.prometheus = self._stack.enter_context(

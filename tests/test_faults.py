@@ -15,6 +15,7 @@ import nvmlshim
 from clockshim import Clock
 from daemon import BOOT_ID, Daemon, prolog, scraping, wait, working
 from raplsim import RaplSim, constant, powercap_zones
+from test_ledger import fill
 from trees import Node
 
 JOULE = 10**6
@@ -67,11 +68,11 @@ def test_rapl_that_wraps_every_two_seconds(tmp_path):
     with Daemon(node, tmp_path / "state", interval="100ms") as daemon:
         daemon.samples(1)
         with package(node, 200) as end, scraping(daemon), working(node, [(job, 2.0)]):
-            time.sleep(6)
+            time.sleep(4.5)
             truth = end()
         page = daemon.samples(2)
-    assert counted(page) == truth["intel-rapl:0"] > 1000 * JOULE
-    assert page.value("jobwatt_steps_total", step="wrapped") >= 3
+    assert counted(page) == truth["intel-rapl:0"] > 800 * JOULE
+    assert page.value("jobwatt_steps_total", step="wrapped") >= 2
     assert not page.find("jobwatt_steps_total", step="ambiguous")
 
 
@@ -120,7 +121,7 @@ def test_cgroups_that_vanish_while_they_are_read(node, tmp_path):
         with package(node) as end, scraping(daemon):
             worker.start()
             try:
-                for _ in range(20):
+                for _ in range(15):
                     page = daemon.scrape(parse=False)
                     assert {"1", "2"} <= page.labels("jobwatt_job_info", "jobid")
                     time.sleep(0.15)
@@ -239,9 +240,9 @@ def test_a_gpu_that_is_lost(node, gpus, tmp_path):
         daemon.samples(1)
         power(gpus, 300, 200, 100)
         with scraping(daemon):
-            daemon.samples(3)
+            daemon.samples(2)
             gpus.fail("*", nvmlshim.GPU_IS_LOST, 1)
-            lost = daemon.samples(12)
+            lost = daemon.samples(6)
             for at in range(3):
                 assert lost.find(
                     "jobwatt_job_gpu_energy_joules_total",
@@ -358,18 +359,13 @@ def test_zone_that_cannot_be_read(node, tmp_path):
     assert counted(page) == truth["intel-rapl:0"]
 
 
-def test_state_on_a_full_disk(node, tmp_path, tiny_disk):
+def test_state_on_a_full_disk(node, tiny_disk):
     """The disk is full: pages go on and say so, one line; with room again all of it reaches the ledger."""
     state = tiny_disk / "state"
     job = node.add_job(1, uid=61001)
     with Daemon(node, state) as daemon:
         daemon.samples(1)
-        with (
-            (tiny_disk / "filler").open("wb", buffering=0) as filler,
-            pytest.raises(OSError, match="No space"),
-        ):
-            while True:
-                filler.write(bytes(4096))
+        fill(tiny_disk)
         with package(node) as end, scraping(daemon), working(node, [(job, 1.0)]):
             page = daemon.until(lambda page: not page.value("jobwatt_ledger_up"))
             more = daemon.samples(5)

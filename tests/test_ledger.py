@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -198,12 +199,10 @@ def disk(tmp_path):
 
 
 def fill(where):
-    with (
-        (where / "filler").open("wb", buffering=0) as filler,
-        pytest.raises(OSError, match="No space"),
-    ):
+    with (where / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while True:
             filler.write(bytes(4096))
+    assert not os.statvfs(where).f_bavail
 
 
 def test_full_disk(disk, caplog):
@@ -350,7 +349,7 @@ def test_killed_at_any_moment(path):
     root = Path(__file__).resolve().parents[1]
     env = {**os.environ, "PYTHONPATH": f"{root}/exporter:{root}/tests"}
     rng = random.Random(11)
-    for life in range(6):
+    for life in range(4):
         argv = [sys.executable, "-c", _WRITER, str(path), str(life * 10**14)]
         writer = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)
         first = writer.stdout.readline()

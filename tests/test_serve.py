@@ -98,7 +98,7 @@ def test_web_config_that_cannot_be_used(node, tmp_path, text):
     assert str(path) in said or "nowhere" in said
 
 
-def test_state_directory_that_cannot_be_made(node, tmp_path):
+def test_state_directory_that_cannot_be_made(node):
     """Without a place for its state it measures on, says so in one line and on the page."""
     with Daemon(node, Path("/dev/null/state")) as daemon:
         daemon.samples(1)

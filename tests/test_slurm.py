@@ -6,14 +6,17 @@ What the page says of each job is held against sacct, and against what scontrol 
 
 from __future__ import annotations
 
+import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from realnode import RealNode
+from realnode import WATTS, RealNode
 from slurm import scenario
 from slurm.records import numbers
-from slurmcluster import Cluster, native_mode
+from slurmcluster import Cluster, missing_uml, native_mode, run_in_uml
 
 pytestmark = pytest.mark.slurm
 
@@ -228,3 +231,35 @@ def test_timeout(tmp_path):
         rows = raw_ids(cluster, jobid)
         time.sleep(1)
         check_identity(node.daemon.samples(2), rows)
+
+
+@pytest.mark.uml
+@pytest.mark.slow
+@pytest.mark.parametrize("hooks", ["hooks", "none"])
+def test_panel_on_cgroup_v2(hooks):
+    """On a pure cgroup v2 (User Mode Linux), with step_extern's root `sleep` in every job."""
+    if reason := missing_uml():
+        pytest.skip(reason)
+    payload = Path(__file__).parent / "slurm" / "uml" / "exporter.py"
+    status, text = run_in_uml(Path(sys.executable), 300, args=(str(payload), hooks))
+    assert status == 0, text[-4000:]
+    told = json.loads(text.splitlines()[-1])
+    sums = {
+        name: uj for name, uj in told["truth"].items() if name.startswith("GPU-") or name in WATTS
+    }
+    assert told["node_uj"] == sum(sums.values())
+    for label, job in told["jobs"].items():
+        assert len(job["info"]) == 1, (label, job)
+        info, slurm = job["info"][0], job["slurm"]
+        user = slurm["UserId"].partition("(")[0]
+        assert (info["user"], info["account"], info["partition"]) == (
+            user,
+            slurm["Account"],
+            slurm["Partition"],
+        ), label
+        assert job["ended"], label
+        if hooks == "hooks" or label in {"two_nodes", "per_task"}:
+            assert job["gpus"] == job["held"], (label, job)
+    assert (
+        told["jobs"]["no_gpu"]["cpu_s"] > 1.4
+    )  # two threads for a second and a half, on a slow machine

@@ -93,14 +93,14 @@ def _calibrate(config: Config, args: argparse.Namespace) -> int:
 def _release(config: Config, args: argparse.Namespace) -> int:
     path = config.path_state / "jobwatt.pid"
     try:
-        if not is_kept(
-            config.path_state / "ledger.db"
-        ):  # a file left by kill -9: its number may be anybody's
-            raise ProcessLookupError
-        pid = int(path.read_text())
-        os.kill(pid, signal.SIGUSR2 if args.resume else signal.SIGUSR1)
-    except (FileNotFoundError, ProcessLookupError) as err:
-        raise ValueError(f"no daemon is running with this state directory ({path})") from err
+        # without a keeper the file was left by kill -9, and its number may be anybody's by now
+        pid = int(path.read_text()) if is_kept(config.path_state / "ledger.db") else 0
+        if pid:
+            os.kill(pid, signal.SIGUSR2 if args.resume else signal.SIGUSR1)
+    except (FileNotFoundError, ProcessLookupError):
+        pid = 0
+    if not pid:
+        raise ValueError(f"no daemon is running with this state directory ({path})")
     print(
         f"daemon {pid} {'takes the GPUs back' if args.resume else 'lets go of the GPUs'}",
         file=sys.stderr,

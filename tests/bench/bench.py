@@ -51,6 +51,9 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     figures = _run(columns, QUICK if args.quick else FULL)
     figures.notes.append(
+        "p99 of fewer than 100 scrapes (a new view comes once a second) is the slowest"
+    )
+    figures.notes.append(
         "GPUs are the NVML shim's: its calls take a microsecond, a driver's up to a millisecond, in"
         " which the daemon waits without using the CPU"
     )

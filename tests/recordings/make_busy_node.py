@@ -154,8 +154,8 @@ class Node:
             boot_id="recorded", wall_s=float(BEGAN_S + second), t_ns=t_ns, readings=tuple(self.readings(t_ns)),
             gpus=gpus, samples=tuple(self.samples(gpus)),
             events=(Sample("jobwatt_samples_total", ("tick",), 1),),
-            jobs=tuple(self.job(actor, t_ns) for actor in present),
-            ended=tuple(self.job(actor, t_ns, end_ns=t_ns) for actor in ended),
+            jobs=tuple(self.job(actor) for actor in present),
+            ended=tuple(self.job(actor, end_ns=t_ns) for actor in ended),
             roots={"slurmstepd.scope": self.root_ns},
             node=NodeUsage(dict(enumerate(self.busy)), MEMORY, 90 << 30),
         )  # fmt: skip
@@ -202,7 +202,7 @@ class Node:
             yield Sample("jobwatt_gpu_info", info, 1)
         yield Sample("jobwatt_driver_info", ("580.159.03", "13.0"), 1)
 
-    def job(self, actor: Actor, t_ns: int, end_ns: int = 0) -> Job:
+    def job(self, actor: Actor, end_ns: int = 0) -> Job:
         start_ns = BEGAN_NS + actor.start * NS_PER_S
         usage = JobUsage(
             f"/{actor.jobid}", "slurmstepd.scope", "", actor.jobid, 20000 + actor.jobid % 99,
@@ -227,9 +227,12 @@ def main() -> None:
             yield node.snapshot(second)
 
     path = HERE / "busy-node.jsonl.gz"
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
-        with io.TextIOWrapper(packed, encoding="utf-8") as out:
-            record.write(out, snapshots())
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8") as out,
+    ):
+        record.write(out, snapshots())
 
 
 if __name__ == "__main__":

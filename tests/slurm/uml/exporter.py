@@ -1,0 +1,79 @@
+"""
+Payload for User Mode Linux: the daemon on a real Slurm on pure cgroup v2, with PrologFlags=Contain.
+
+Prints as JSON what the page says of each job beside what Slurm says, for the test outside to judge.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from realnode import RealNode
+from slurm import scenario
+from slurm.processes import await_true
+from slurmcluster import Cluster
+
+# A guest's system calls are slow: some of the panel, chosen for what cgroup v2 is about.
+LABELS = ("failed", "oom", "two_nodes", "per_task", "cancelled", "no_gpu")
+COUNTED = "jobwatt_job_gpu_allocated_seconds_total"
+
+
+def main() -> None:
+    """Run some of the panel with hooks; print page and truth."""
+    with (
+        Cluster(mode="cgv2", acct=False, prolog_flags="Alloc,Contain") as cluster,
+        RealNode(
+            Path(tempfile.mkdtemp()), cluster, interval="1s", hooks=sys.argv[1] == "hooks"
+        ) as node,
+    ):
+        with cluster.recorder(1) as recorder:
+            jobs = scenario.run(cluster, only=LABELS)
+            cluster.wait_empty(150)
+            recorder.poll()
+        await_true(
+            lambda: _named(node.daemon.scrape(parse=False)) >= set(map(str, jobs.values())),
+            60,
+            "names",
+            1,
+        )
+        time.sleep(2)
+        truth = node.power_off()
+        page = node.daemon.samples(3, 30)
+        told = {
+            label: _told(page, jobid, recorder.seen(jobid), node) for label, jobid in jobs.items()
+        }
+        node_uj = page.micro("jobwatt_node_energy_joules_total")
+        print(
+            json.dumps(
+                {"jobs": told, "node_uj": node_uj, "truth": truth, "log": node.daemon.text()}
+            )
+        )
+
+
+def _named(page) -> set[str]:
+    return {
+        dict(pairs)["jobid"] for pairs in page.find("jobwatt_job_info") if dict(pairs)["account"]
+    }
+
+
+def _told(page, jobid: int, seen, node) -> dict:
+    info = [dict(pairs) for pairs in page.find("jobwatt_job_info", jobid=str(jobid))]
+    held = {index for indexes in seen.gpus.values() for index in indexes}
+    return {
+        "info": info,
+        "slurm": {
+            key: seen.fields.get(key, "") for key in ("UserId", "Account", "Partition", "JobState")
+        },
+        "gpus": sorted(page.labels(COUNTED, "uuid", jobid=str(jobid))),
+        "held": sorted(node.uuids(held)),
+        "cpu_s": page.value("jobwatt_job_cpu_seconds_total", jobid=str(jobid)),
+        "ended": bool(page.find("jobwatt_job_end_time_seconds", jobid=str(jobid))),
+    }
+
+
+if __name__ == "__main__":
+    main()
