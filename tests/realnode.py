@@ -44,10 +44,11 @@ class RealNode:
         rpc: bool = True,
         prometheus: bool = False,
         hooks: bool = False,
+        step: float = 0.01,
     ) -> None:
         self.folder, self.cluster, self.interval, self.rpc = folder, cluster, interval, rpc
         self.state = folder / "state"
-        self._scrape, self._hooks = prometheus, hooks
+        self._scrape, self._hooks, self._step = prometheus, hooks, step
         self._stack = ExitStack()
 
     def __enter__(self) -> RealNode:
@@ -86,7 +87,7 @@ class RealNode:
         """Counters begin to move after the first sample, so that the truth is known to the last uJ."""
         zones = powercap_zones(files.sys)
         powers = {name: constant(WATTS.get(name, 0.0)) for name in zones}
-        self.sim = RaplSim(zones, powers, truth=self.folder / "truth.json")
+        self.sim = RaplSim(zones, powers, truth=self.folder / "truth.json", step=self._step)
         self.sim.start()
         self._stack.callback(self.sim.stop)
         for gpu in self.script.gpus.values():

@@ -279,6 +279,7 @@ def test_recording_that_is_none(inside, where, tmp_path, data, says):
     assert path.name in done.stderr
 
 
+@pytest.mark.slow
 def test_replay_serves(node, where, tmp_path):
     """A replay is a daemon with a recording for hardware: it serves pages until told to stop."""
     job = node.add_job(7, uid=61001)

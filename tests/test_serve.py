@@ -154,6 +154,7 @@ def test_a_calibration_is_taken(node, tmp_path):
         assert origins == {"calibrated"}
 
 
+@pytest.mark.slow
 def test_slurm_that_starts_later(tmp_path):
     """Neither RAPL, cgroups nor state at the start: it is up; what comes later is found without a restart."""
     node = Node(tmp_path, cpus=4, boot_id=BOOT_ID)
@@ -168,6 +169,7 @@ def test_slurm_that_starts_later(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_many_scrapers_see_one_page(node, tmp_path):
     """Scrapes between two samples are the same page, byte for byte, but for nothing."""
     with Daemon(node, tmp_path / "state", interval="2s") as daemon:

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from realnode import RealNode
 from slurm import scenario
-from slurm.processes import await_true
+from slurm.processes import ClusterError, await_true
 from slurmcluster import Cluster
 
 # A guest's system calls are slow: some of the panel, chosen for what cgroup v2 is about.
-LABELS = ("failed", "oom", "two_nodes", "per_task", "cancelled", "no_gpu")
+LABELS = ("failed", "oom", "two_nodes", "per_task", "no_gpu")
 COUNTED = "jobwatt_job_gpu_allocated_seconds_total"
 
 
@@ -32,14 +32,11 @@ def main() -> None:
     ):
         with cluster.recorder(1) as recorder:
             jobs = scenario.run(cluster, only=LABELS)
-            cluster.wait_empty(150)
+            cluster.wait_empty(200)
             recorder.poll()
-        await_true(
-            lambda: _named(node.daemon.scrape(parse=False)) >= set(map(str, jobs.values())),
-            60,
-            "names",
-            1,
-        )
+        for run in cluster.hook_runs():
+            print(run)
+        _await_names(node.daemon, set(map(str, jobs.values())))
         time.sleep(2)
         truth = node.power_off()
         page = node.daemon.samples(3, 30)
@@ -52,6 +49,14 @@ def main() -> None:
                 {"jobs": told, "node_uj": node_uj, "truth": truth, "log": node.daemon.text()}
             )
         )
+
+
+def _await_names(daemon, jobs: set[str]) -> None:
+    try:
+        await_true(lambda: _named(daemon.scrape(parse=False)) >= jobs, 60, "names", 1)
+    except ClusterError:
+        print(f"not named: {jobs - _named(daemon.scrape())}", daemon.text(), sep="\n")
+        raise
 
 
 def _named(page) -> set[str]:
