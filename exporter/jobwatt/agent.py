@@ -22,7 +22,7 @@ from .board import Board
 from .exposition import View
 from .idle import load
 from .ledger import Ledger
-from .model import NS_PER_S, Sample
+from .model import NS_PER_S, Domain, Sample
 from .ownmetrics import own_metrics
 from .pipeline import Pipeline
 from .sampler import Sampler, now_ns
@@ -125,6 +125,12 @@ class Agent:
     def run(self) -> None:
         """Sample until stopped."""
         self.pipeline.restore(self.sampler.boot_id)
+        gpus = (
+            d.device for d in self.pipeline.totals.devices.values() if d.device.domain is Domain.GPU
+        )
+        self._gpu_index = {
+            gpu.id: gpu.name for gpu in gpus
+        }  # a GPU's series keep their label while it is away
         tick_ns = now_ns()
         while not self.stopping:
             self.step(full=True, cause="tick")

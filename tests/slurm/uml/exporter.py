@@ -55,14 +55,15 @@ def _await_names(daemon, jobs: set[str]) -> None:
     try:
         await_true(lambda: _named(daemon.scrape(parse=False)) >= jobs, 60, "names", 1)
     except ClusterError:
-        print(f"not named: {jobs - _named(daemon.scrape())}", daemon.text(), sep="\n")
+        page = daemon.scrape()
+        print(f"not named: {jobs - _named(page)}", page.text, daemon.text(), sep="\n")
         raise
 
 
 def _named(page) -> set[str]:
-    return {
-        dict(pairs)["jobid"] for pairs in page.find("jobwatt_job_info") if dict(pairs)["account"]
-    }
+    """Jobs whose owner somebody has told (without accounting the account is empty)."""
+    shown = [dict(pairs) for pairs in page.find("jobwatt_job_info")]
+    return {labels["jobid"] for labels in shown if labels["resolved_by"]}
 
 
 def _told(page, jobid: int, seen, node) -> dict:
