@@ -11,7 +11,18 @@ import jobwatt
 
 ROOT = Path(jobwatt.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-PURE = ("meter", "attribute", "interval", "totals", "exposition", "model", "metrics", "pageview")
+PURE = (
+    "meter",
+    "attribute",
+    "presence",
+    "pools",
+    "interval",
+    "totals",
+    "exposition",
+    "model",
+    "metrics",
+    "pageview",
+)
 OUTSIDE = {
     "os",
     "time",

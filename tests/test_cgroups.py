@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trees
 from jobwatt.slurm.cgroups import Cgroups
 from jobwatt.slurm.layout import job_name, key_in, parse_cpus, slice_paths
 from jobwatt.slurm.procstat import NS_PER_TICK, CpuTally, Stat, parse_stat
@@ -476,6 +477,9 @@ def test_real_cpu_time(real):
     assert cgroups.key_of(process.pid) == "n/5"
     assert cgroups.key_of(os.getpid()) != "n/5"
     usage = cgroups.scan(2)[0]
+    while usage.mem_bytes < 64 << 20 and time.monotonic() < deadline:
+        time.sleep(0.05)  # the kernel adds memory statistics up now and then
+        usage = cgroups.scan(2)[0]
     assert 64 << 20 <= usage.mem_bytes < 90 << 20
     assert usage.mem_limit_bytes is None
     process.communicate(b"\n")
@@ -700,3 +704,71 @@ def test_tally_never_goes_back(rounds):
         now = tally.update(forest.stats())
         assert last <= now <= forest.true * NS_PER_TICK
         last = now
+
+
+GARBAGE = (
+    b"",
+    b"x",
+    b"usage_usec",
+    b"usage_usec \n",
+    b"anon \nshmem",
+    b"-",
+    b"1-x,9-99999999999",
+    b"\xff\xb2",
+)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("full", [True, False])
+def test_garbage_in_any_file_stays_there(tmp_path, garbage, full):
+    """One file of one job at a time holds nonsense: nothing is raised, and the other job is read."""
+    node = trees.Node(tmp_path)
+    jobs = [node.add_job(n, uid=1000 + n, layout="v2", mem_limit=1 << 30, cpus=[n]) for n in (1, 2)]
+    files = [p for p in node.cgroup.rglob("*") if p.is_file() and "job_1" in p.parts]
+    assert {"cpu.stat", "memory.stat", "memory.max", "cgroup.procs"} <= {p.name for p in files}
+    assert jobs
+    for file in files:
+        was = file.read_bytes()
+        cgroups = Cgroups(node.cgroup, node.proc)
+        for at, text in enumerate((garbage, was, garbage)):
+            file.write_bytes(text)
+            usages = {u.jobid: u for u in cgroups.scan((at + 1) * 10**11, full=full)}
+            cgroups.roots()
+            cgroups.pids(usages[1].key)
+            assert (usages[2].cpu_ns, usages[2].uid, usages[2].counting) == (0, 1002, True), file
+        cgroups.close()
+        file.write_bytes(was)
+
+
+def test_an_empty_file_is_no_end(tmp_path):
+    """A file being written anew is empty for a moment: figures stay and the job still counts."""
+    node = trees.Node(tmp_path)
+    node.add_job(1, uid=1001, layout="v2")
+    (path,) = node.cgroup.rglob("job_1/cpu.stat")
+    path.write_bytes(b"usage_usec 5000\n")
+    root = path.parents[1] / "cpu.stat"
+    root.write_bytes(b"usage_usec 6000\n")
+    cgroups = Cgroups(node.cgroup, node.proc)
+    cgroups.scan(10**9)
+    roots = cgroups.roots()
+    path.write_bytes(b"")
+    root.write_bytes(b"")
+    (usage,) = cgroups.scan(2 * 10**9)
+    assert (usage.cpu_ns, usage.counting) == (5_000_000, True)
+    assert cgroups.roots() == roots != {}
+    assert cgroups.failures == []
+    cgroups.close()
+
+
+def test_a_file_replaced_by_a_rename_is_read_anew(tmp_path):
+    """Its open descriptor shows the old figure for ever: it is let go of once it has no name."""
+    node = trees.Node(tmp_path)
+    node.add_job(1, uid=1001, layout="v2")
+    (path,) = node.cgroup.rglob("job_1/cpu.stat")
+    cgroups = Cgroups(node.cgroup, node.proc)
+    cgroups.scan(10**9)
+    (tmp_path / "new").write_bytes(b"usage_usec 7000\n")
+    (tmp_path / "new").rename(path)
+    (usage,) = cgroups.scan(2 * 10**9)
+    assert usage.cpu_ns == 7_000_000
+    cgroups.close()

@@ -46,7 +46,7 @@ def test_openmetrics_is_prometheus_clients(counters):
     """Our encoder says what prometheus_client's says, sample by sample."""
     page = [(COUNTER, counters), (GAUGE, {("v",): "1.5"})]
     registry = CollectorRegistry()
-    registry.register(JobwattCollector(page))
+    registry.register(JobwattCollector(lambda: page))
     theirs = openmetrics_parse(openmetrics_text(registry).decode())
     ours = openmetrics_parse(Encoder().encode(page, openmetrics=True).decode())
     assert [(f.name, f.type, f.documentation) for f in ours] == [

@@ -59,6 +59,15 @@ def test_unknown_does_not_hide_its_neighbours() -> None:
 def test_absurd_range_is_unknown_not_enumerated() -> None:
     """A list of indexes nobody has costs no memory."""
     assert gpu_holdings("0-4000000000", WHOLE).unknown == ("0-4000000000",)
+    assert len(gpu_holdings("0-4095," * 18_000, WHOLE).unknown) <= 4096
+    assert len(gpu_holdings("x," * 100_000 + "y", WHOLE).unknown) == 1
+    assert gpu_holdings("9" * 5000 + ":1", MIG).slices == {}
+    assert gpu_holdings("0:" + "9" * 5000, MIG).slices == {}
+
+
+def test_unknown_is_fit_to_be_shown() -> None:
+    """What names no GPU may have been written by a user."""
+    assert gpu_holdings("a\nb\udcff\x1b", WHOLE).unknown == ("a b\ufffd ",)
 
 
 @pytest.mark.parametrize(

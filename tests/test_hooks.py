@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from jobwatt.model import JobUsage
 from jobwatt.slurm.hookdir import HookDir, parse
 from jobwatt.slurm.hooks import write
+from jobwatt.slurm.resolve import Resolver
 
 EXPORTER = Path(__file__).parents[1] / "exporter"
 PROC = Path("/proc")
@@ -58,7 +61,7 @@ def store(state: Path, event: str = "prolog", t_ns: int = 7, **env: str) -> None
 def test_a_record_says_what_slurm_said(tmp_path: Path) -> None:
     """State directory missing: it is made, and the record holds this node's share of the job."""
     said, _ = hook(tmp_path / "state")
-    [record] = HookDir(tmp_path / "state", procfs=PROC).poll()
+    [record] = HookDir(tmp_path / "state").poll()
     assert said == ""
     assert (record.event, record.jobid, record.node) == ("prolog", "2", "gpu02")
     assert (record.user, record.uid, record.account) == ("alice", 20001, "infres")
@@ -91,7 +94,7 @@ def test_odd_names_are_refused(tmp_path: Path, env: dict[str, str]) -> None:
 def test_untrusted_text_and_size(tmp_path: Path) -> None:
     """Quotes, line breaks and bytes that are not text arrive harmless; an endless value is left out."""
     store(tmp_path, SLURM_JOB_ACCOUNT='a"b\\\n\udcff\U0001f600', SLURM_JOB_QOS="q" * 10_000)
-    [record] = HookDir(tmp_path, procfs=PROC).poll()
+    [record] = HookDir(tmp_path).poll()
     assert record.account == 'a"b\\ \ufffd\ufffd'
     assert record.qos == ""
 
@@ -191,7 +194,7 @@ def test_own_imports_are_few() -> None:
 
 def test_poll_tells_each_record_once(tmp_path: Path) -> None:
     """New and changed records come once each, oldest first; an unchanged one is silent."""
-    directory = HookDir(tmp_path, procfs=PROC)
+    directory = HookDir(tmp_path)
     assert directory.poll() == []
     store(tmp_path, "epilog", t_ns=9)
     store(tmp_path, "prolog", t_ns=5)
@@ -204,7 +207,7 @@ def test_poll_tells_each_record_once(tmp_path: Path) -> None:
 
 def test_a_quiet_directory_is_not_listed_again(tmp_path: Path) -> None:
     """Once its time stamp has settled, a poll is one stat: a file changed in place is not seen."""
-    directory = HookDir(tmp_path, procfs=PROC)
+    directory = HookDir(tmp_path)
     store(tmp_path)
     time.sleep(0.06)
     assert len(directory.poll()) == 1
@@ -228,14 +231,14 @@ def test_only_plain_records_are_believed(tmp_path: Path) -> None:
     (hooks / "6.gpu02.prolog.json").write_text(good[:40])
     (hooks / "7.gpu02.prolog.json").write_text(good)
     (hooks / "8.gpu02.prolog.json").write_text("[]")
-    assert [record.jobid for record in HookDir(tmp_path, procfs=PROC).poll()] == ["2"]
+    assert [record.jobid for record in HookDir(tmp_path).poll()] == ["2"]
 
 
 def test_a_directory_others_may_write_to(tmp_path: Path) -> None:
     """Group-writable: nothing is believed, the failure says how to mend it, and mending works."""
     store(tmp_path)
     (tmp_path / "hooks").chmod(0o770)
-    directory = HookDir(tmp_path, procfs=PROC)
+    directory = HookDir(tmp_path)
     assert directory.poll() == []
     assert directory.failure is not None
     assert "chmod 0750" in directory.failure.message
@@ -246,16 +249,23 @@ def test_a_directory_others_may_write_to(tmp_path: Path) -> None:
 
 
 def test_other_boots_and_forgotten_jobs_are_swept(tmp_path: Path) -> None:
-    """A record of another boot is removed unread; `forget` removes a job's two."""
+    """A record of another boot is removed unread, by the daemon only; `forget` removes a job's two as they were told."""
     store(tmp_path)
     path = tmp_path / "hooks/2.gpu02.prolog.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "boot_id": "another"}))
-    directory = HookDir(tmp_path, procfs=PROC)
+    assert HookDir(tmp_path).poll() == []
+    assert path.exists()  # who merely looks removes nothing
+    directory = HookDir(tmp_path, forget=True)
     assert directory.poll() == []
     assert not path.exists()
     store(tmp_path, "prolog")
     store(tmp_path, "epilog")
+    assert len(directory.poll()) == 2
+    store(tmp_path, "prolog", t_ns=30)
+    directory.forget("2", "gpu02")
+    assert [path.name for path in (tmp_path / "hooks").iterdir()] == ["2.gpu02.prolog.json"]
+    assert len(directory.poll()) == 1
     directory.forget("2", "gpu02")
     assert not list((tmp_path / "hooks").iterdir())
 
@@ -266,3 +276,115 @@ def test_damaged_fields(damage: dict[str, object]) -> None:
     good = {"event": "prolog", "node": "n", "SLURM_JOB_ID": "1", "t_ns": 1, "wall_s": 1.0}
     with pytest.raises((ValueError, KeyError)):
         parse({**good, **damage})
+
+
+def run_hook(*argv: str) -> subprocess.CompletedProcess[str]:
+    code = "import os, sys; from jobwatt.slurm.hooks import run_hook; sys.exit(run_hook(sys.argv[1:], os.environ))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], env={"PYTHONPATH": str(EXPORTER), **ENV},
+        capture_output=True, text=True, timeout=10, check=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [("prolog", "--path.state"), ("--path.state", "prolog")])
+def test_the_state_directory_may_be_a_word_of_its_own(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    """`--path.state DIR` is as good as `--path.state=DIR`, before the event as behind it."""
+    words = [
+        part for word in order for part in ((word, str(tmp_path)) if word[0] == "-" else (word,))
+    ]
+    assert run_hook(*words).stderr == ""
+    assert (tmp_path / "hooks/2.gpu02.prolog.json").is_file()
+
+
+def test_an_unknown_flag_is_said_and_the_job_recorded(tmp_path: Path) -> None:
+    """A flag of another command: one line, exit 0, and the record is there."""
+    done = run_hook("prolog", "--log.level=debug", f"--path.state={tmp_path}", "-x")
+    assert done.stderr.count("\n") == 1
+    assert "--log.level=debug -x" in done.stderr
+    assert (tmp_path / "hooks/2.gpu02.prolog.json").is_file()
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_the_hook(tmp_path: Path, flag: str) -> None:
+    """Usage on stdout, exit 0, nothing recorded."""
+    done = run_hook("prolog", f"--path.state={tmp_path}", flag)
+    assert done.stdout.startswith("usage: jobwatt hook prolog|epilog")
+    assert "/var/lib/jobwatt" in done.stdout
+    assert (done.stderr, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_the_boot_is_the_kernels_own(tmp_path: Path) -> None:
+    """Where the daemon reads another procfs (a container's, a test's) nothing changes."""
+    other = tmp_path / "proc/sys/kernel/random"
+    other.mkdir(parents=True)
+    (other / "boot_id").write_text("11111111-2222\n")
+    store(tmp_path)
+    resolver = Resolver(procfs=tmp_path / "proc", state=tmp_path, forget=True)
+    meta = resolver.update([JobUsage("/2", jobid=2, uid=20001)], lambda _: [], [], 10**9)["/2"]
+    assert meta.resolved_by == "hook"
+    assert (tmp_path / "hooks/2.gpu02.prolog.json").exists()
+
+
+@pytest.mark.parametrize("hidden", ["daemon", "hook"])
+def test_where_no_boot_is_known_time_tells(tmp_path: Path, hidden: str) -> None:
+    """An unreadable boot_id drops no record; only one of the future is another boot's."""
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    for jobid, t_ns in (("2", 7), ("3", now_ns + 10**12)):
+        store(tmp_path, t_ns=t_ns, SLURM_JOB_ID=jobid)
+        path = tmp_path / f"hooks/{jobid}.gpu02.prolog.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "boot_id": "" if hidden == "hook" else "x"}))
+    options = {"boot_file": tmp_path / "none"} if hidden == "daemon" else {}
+    assert [record.jobid for record in HookDir(tmp_path, **options).poll()] == ["2"]
+
+
+def test_a_listing_that_failed_is_made_again(tmp_path: Path) -> None:
+    """Not believed, then believed without any other change: the records are read all the same."""
+    store(tmp_path)
+    (tmp_path / "hooks").chmod(0o770)
+    time.sleep(0.06)
+    directory = HookDir(tmp_path)
+    assert directory.poll() == []
+    (tmp_path / "hooks").chmod(0o750)
+    assert len(directory.poll()) == 1
+
+
+def test_out_of_descriptors_for_a_moment(tmp_path: Path) -> None:
+    """A record that could not be opened is tried again, though the directory has not changed."""
+    store(tmp_path)
+    time.sleep(0.06)
+    directory = HookDir(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first = os.open("/dev/null", os.O_RDONLY)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first + 2, hard))  # for the directory alone
+        assert directory.poll() == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(first)
+    assert len(directory.poll()) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"SLURM_JOB_ID": "1" * 11}, {"SLURM_JOB_ID": "x"}, {"t_ns": -1}, {"t_ns": 1 << 70},
+        {"wall_s": float("inf")}, {"wall_s": float("nan")},
+    ],
+)  # fmt: skip
+def test_values_out_of_range(damage: dict[str, object]) -> None:
+    """An id no job has and a time no clock shows are damage."""
+    good = {"event": "prolog", "node": "n", "SLURM_JOB_ID": "1", "t_ns": 1, "wall_s": 1.0}
+    parse(good)
+    with pytest.raises(ValueError, match="out of range"):
+        parse({**good, **damage})
+
+
+def test_a_record_of_brackets(tmp_path: Path) -> None:
+    """JSON nested beyond Python's stack is one damaged record."""
+    store(tmp_path)
+    (tmp_path / "hooks/3.gpu02.prolog.json").write_text("[" * 60_000)
+    (tmp_path / "hooks/3.gpu02.prolog.json").chmod(0o640)
+    assert [record.jobid for record in HookDir(tmp_path).poll()] == ["2"]

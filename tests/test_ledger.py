@@ -407,3 +407,15 @@ def test_clean_holds_once(path):
     again, _ = worked(path, 2, world)
     killed(again)
     assert not pipeline(path, "another").totals.node
+
+
+def test_the_ledger_is_not_for_everybody(tmp_path):
+    """It names users and their jobs: no other user of the node may read it."""
+    ledger = Ledger(tmp_path / "state" / "ledger.db")
+    ledger.restore("boot")
+    ledger.commit(Book())
+    modes = {path.name: path.stat().st_mode & 0o007 for path in (tmp_path / "state").iterdir()}
+    ledger.close()
+    assert modes
+    assert set(modes.values()) == {0}
+    assert (tmp_path / "state").stat().st_mode & 0o007 == 0

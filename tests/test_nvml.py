@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,17 @@ import pytest
 
 import nvmlshim
 from jobwatt.metrics import CATALOGUE
-from jobwatt.model import NS_PER_S, GpuState, Kind, Reading, Sample, SourceResult
+from jobwatt.model import (
+    NS_PER_S,
+    Device,
+    Domain,
+    GpuState,
+    Kind,
+    Reading,
+    Sample,
+    SourceResult,
+)
+from jobwatt.sources.guard import Guarded
 from jobwatt.sources.nvml import NvmlSource, open_source
 from jobwatt.sources.nvml_mig import profile_name
 from nvmlshim import Gpu, Library, Mig, Process, Script
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
 
 GPM = {1: 60.0, 2: 40.0, 3: 20.0, 5: 12.5, 10: 30.0}
 GONE = (nvmlshim.UNINITIALIZED, nvmlshim.DRIVER_NOT_LOADED, nvmlshim.LIB_RM_VERSION_MISMATCH)
+KEPT_SAMPLES = {"jobwatt_gpu_info", "jobwatt_gpu_up", "jobwatt_driver_info"}
 LOST = (nvmlshim.GPU_IS_LOST, nvmlshim.RESET_REQUIRED)
 
 
@@ -199,6 +211,38 @@ def test_slow_things_are_asked_at_their_own_pace(rig: Rig) -> None:
     for name in slow:
         assert 8 * 5 <= counts[name] <= 8 * 6, name
     assert counts["nvmlDeviceGetFieldValues"] == 8 * 60 + 8 * 6  # power each time, health each 10 s
+
+
+def test_gentle_things_are_asked_of_one_gpu_after_the_other(rig: Rig) -> None:
+    """In 40 s each GPU is asked for its temperature each 5 s, and no read asks more than two."""
+    for gpu in rig.script.gpus.values():
+        gpu.gpm = dict(GPM)
+    rig.script.write()
+    rig.read()
+    for _ in range(12):
+        rig.read()  # each GPU has its own turn by now
+    names = ("nvmlDeviceGetTemperatureV", "nvmlGpmSampleGet", "nvmlGpmMetricsGet")
+    total = dict.fromkeys(names, 0)
+    for _ in range(40):
+        rig.library.reset()
+        result = rig.read()
+        assert len(samples(result, "gpu_temperature_celsius")) == 8
+        assert len(samples(result, "gpu_sm_active_ratio")) == 8
+        for name in names:
+            assert rig.library.calls(name) <= 2
+            total[name] += rig.library.calls(name)
+    assert set(total.values()) == {8 * 8}
+
+
+def test_mig_activity_is_taken_at_each_full_read(rig: Rig) -> None:
+    """Idle time of an instance is counted from it."""
+    mig_gpu(rig.script.gpus[1], *two_instances())
+    rig.script.write()
+    rig.read()
+    for _ in range(6):
+        rig.library.reset()
+        rig.read()
+        assert rig.library.calls("nvmlGpmMigSampleGet") == 2
 
 
 def test_process_lists_of_many_gpus_are_spread(rig: Rig) -> None:
@@ -825,6 +869,109 @@ def test_a_process_of_its_own_sees_the_script_through_its_environment(tmp_path: 
     )
     assert done.stdout.strip() == "2"
     assert "nvmlDeviceGetTotalEnergyConsumption 2" in counts.read_text().splitlines()
+
+
+# -- behind a deadline
+
+
+class Slow:
+    """A source that answers when it is told to, with what it is told to."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.may.set()
+        self.result = SourceResult()
+
+    def read(self, *, full: bool) -> SourceResult:
+        result = self.result
+        self.may.wait()
+        return result
+
+    def release(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def wake(slow: Slow, guarded: Guarded) -> SourceResult:
+    """Let the answer come, and read until the source is back."""
+    slow.may.set()
+    for _ in range(200):
+        result = guarded.read(full=True)
+        if not result.failures:
+            return result
+        time.sleep(0.01)
+    raise AssertionError(result.failures)
+
+
+def test_a_hanging_driver_keeps_its_gpus(script: Script) -> None:
+    """No answer: what each GPU is stays, what it does is unknown, gpu_up is 0, no energy."""
+    mig_gpu(script.gpus[1], *two_instances())
+    script.write()
+    with nvmlshim.loaded(script):
+        guarded = Guarded(open_source(), 0.5)
+        guarded.read(full=True)
+        before = guarded.read(full=True)
+        script.sleep_ms = 10**7
+        script.write()
+        try:
+            for _ in range(2):
+                hung = guarded.read(full=True)
+                assert hung.readings == ()
+                assert [f.reason for f in hung.failures] == ["hangs"]
+                assert [(g.uuid, g.slices, g.parent) for g in hung.gpus] == [
+                    (g.uuid, g.slices, g.parent) for g in before.gpus
+                ]
+                for gpu in hung.gpus:
+                    assert (gpu.busy_permille, gpu.sm_permille, gpu.processes) == (None, None, None)
+                assert samples(hung, "gpu_info") == samples(before, "gpu_info")
+                assert set(samples(hung, "gpu_up").values()) == {0}
+                assert {s.metric for s in hung.samples} == KEPT_SAMPLES
+        finally:  # or closing would wait for ever
+            script.sleep_ms = 0
+            script.write()
+        deadline = time.monotonic() + 10
+        while (back := guarded.read(full=True)).failures and time.monotonic() < deadline:
+            time.sleep(0.02)
+        guarded.close()
+    assert len([r for r in back.readings if r.kind is Kind.ENERGY]) == 8
+
+
+def test_a_driver_that_is_slow_to_open_is_known_from_its_late_answer() -> None:
+    """The first answer is late: from then on its GPUs are known, whatever the next read does."""
+    slow = Slow()
+    slow.result = SourceResult(gpus=(GpuState("GPU-0", 0, busy_permille=500),))
+    slow.may.clear()
+    guarded = Guarded(slow, 0.02)
+    assert guarded.read(full=True).gpus == ()
+    slow.may.set()
+    time.sleep(0.1)
+    slow.may.clear()
+    assert guarded.read(full=True).gpus == (GpuState("GPU-0", 0),)
+    slow.may.set()
+    guarded.close()
+
+
+def test_events_of_a_late_answer_are_not_lost() -> None:
+    """They come once, with the next result, before its own; the late readings do not come."""
+    slow = Slow()
+    device = Device(Domain.GPU, "GPU-0", "slow")
+    late, own = (Sample("jobwatt_gpu_xid_events_total", ("0", "GPU-0", x), 1) for x in "12")
+    slow.result = SourceResult((Reading(device, Kind.ENERGY, 1, 1),), events=(late,))
+    slow.may.clear()
+    guarded = Guarded(slow, 0.02)
+    assert guarded.read(full=True).events == ()
+    slow.may.set()
+    time.sleep(0.1)
+    slow.result = SourceResult((Reading(device, Kind.ENERGY, 2, 2),), events=(own,))
+    result = wake(slow, guarded)
+    assert result.events == (late, own)
+    assert [r.value for r in result.readings] == [2]
+    assert guarded.read(full=True).events == (own,)
+    guarded.close()
 
 
 @pytest.mark.gpu

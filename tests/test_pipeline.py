@@ -46,7 +46,7 @@ def charged(totals):
 
 
 def page(pipeline, snapshot):
-    view = View(pipeline.totals, snapshot, Idle(), ledger_fault="", gpu_index={})
+    view = View(pipeline.totals, snapshot, Idle(), ledger_fault="")
     return {
         (metric.name, labels): text
         for metric, rows in families(view)
@@ -352,3 +352,140 @@ def test_steps_are_counted():
     assert counters["jobwatt_steps_total", ("nvml", str(Step.RESET))] == 1
     assert pipeline.totals.devices[PACKAGE.id].energy_uj == 300 * WATT
     assert pipeline.totals.devices[DRAM.id].energy_uj == 300 * WATT
+
+
+def job_with(job, *, usage=None, **meta):
+    return replace(job, usage=replace(job.usage, **(usage or {})), meta=replace(job.meta, **meta))
+
+
+def test_an_old_end_told_again_does_not_end_the_new_life():
+    """After a restart a requeued job's former epilog is read again: the job that runs goes on."""
+    world, pipeline = World(gpus=1), fresh()
+    world.start("7", gpus=[0])
+    pipeline.push(world.snapshot())
+    world.run(1, {"7": 1})
+    old = job_with(world.jobs["7"], end_ns=world.t_ns - 700 * NS_PER_S, end_s=1, gpus={})
+    totals = pipeline.push(world.snapshot(ended=(old,)))
+    assert totals.jobs["n1/7"].energy_uj[Domain.GPU] == 100 * WATT
+    assert not totals.jobs["n1/7"].ended_ns
+
+
+def test_a_silent_gpu_is_charged_to_those_who_held_it_meanwhile():
+    """NVML says nothing for a minute; who held the GPU in that minute pays, not who is there at its end."""
+    world, pipeline = World(gpus=1), fresh()
+    world.start("1", gpus=[0])
+    pipeline.push(world.snapshot())
+    world.lost.add(world.gpus[0])
+    for second in range(60):
+        if second == 45:
+            world.end("1")
+            world.start("2", gpus=[0])
+        world.run(1, {}, {"GPU-0": 400})
+        totals = pipeline.push(world.snapshot())
+    world.lost.clear()
+    world.run(1, {}, {"GPU-0": 400})
+    totals = pipeline.push(world.snapshot())
+    first, second = (totals.jobs[f"n1/{n}"].energy_uj[Domain.GPU] for n in "12")
+    assert first + second == 61 * 400 * WATT
+    assert abs(first - 45 * 400 * WATT) <= 400 * WATT
+    assert totals.jobs["n1/1"].gpus["GPU-0"].energy_uj == first
+    assert charged(totals) == totals.node
+
+
+def test_a_late_comer_does_not_pay_for_the_gap(tmp_path):
+    """The daemon was away for ten minutes and nobody held the GPU but for the last second."""
+    world, pipeline = World(gpus=1), fresh(tmp_path / "l.db")
+    pipeline.push(world.snapshot())
+    killed(pipeline.ledger)
+    world.run(599)
+    world.start("7", gpus=[0])
+    world.run(1)
+    totals = fresh(tmp_path / "l.db").push(world.snapshot())
+    assert totals.jobs["n1/7"].energy_uj[Domain.GPU] == 100 * WATT
+    assert totals.owners["unallocated", Domain.GPU] == 59_900 * WATT
+
+
+def test_a_counter_that_only_the_last_daemon_had_added_up_counts_nothing_again():
+    """Without cgroups ended steps are kept in memory only: after a restart the figure is lower, not new."""
+    world, pipeline = World(), fresh()
+    world.start("7")
+    world.cpu["7"] = 150 * NS_PER_S
+    pipeline.push(world.snapshot())
+    world.cpu["7"] = 50 * NS_PER_S
+    world.run(1)
+    assert pipeline.push(world.snapshot()).jobs["n1/7"].cpu_ns == 0
+
+
+def test_a_root_that_was_unreadable_gives_nobody_its_lifetime():
+    """A Slurm root that comes back after a sample without it is not the last second's CPU time."""
+    world, pipeline = World(), fresh()
+    world.start("7")
+    world.run(10**6, {"7": 900_000})
+    world.start("8")
+    pipeline.push(replace(world.snapshot(), roots={}))
+    world.run(1, {"8": 0.5})
+    world.end("8")
+    totals = pipeline.push(world.snapshot())
+    assert totals.jobs["n1/8"].cpu_ns <= 8 * NS_PER_S
+
+
+def test_coverage_knows_what_a_job_holds():
+    """While a job's GPU is lost its time is not measured; another job's is."""
+    world, pipeline = World(), fresh()
+    world.start("1", gpus=[0])
+    world.start("2", gpus=[1])
+    pipeline.push(world.snapshot())
+    world.lost.add(world.gpus[0])
+    for _ in range(5):
+        world.run(1)
+        totals = pipeline.push(world.snapshot())
+    assert totals.jobs["n1/1"].measured_ns == 0
+    assert totals.jobs["n1/2"].measured_ns == 5 * NS_PER_S
+
+
+def test_idle_power_of_a_gpu_is_not_learnt_from_what_is_unknown():
+    """Neither unknown activity nor a job whose GPUs nobody has told is rest."""
+    for unknown in ("activity", "holder"):
+        world, pipeline = World(gpus=1), fresh()
+        if unknown == "activity":
+            world.util["GPU-0"] = None
+        else:
+            world.start("7")
+            world.jobs["7"] = job_with(world.jobs["7"], gpus_by="")
+        for _ in range(70):
+            pipeline.push(world.snapshot())
+            world.run(1, {}, {"GPU-0": 700})
+        assert "GPU-0" not in pipeline.idle.power_uw(), unknown
+
+
+def test_a_job_that_gets_its_cgroups_name_is_one_job():
+    """Known by its prolog first, then by a cgroup of another name: one account, held once."""
+    world, pipeline = World(gpus=1), fresh()
+    world.start("7", gpus=[0])
+    by_hook = job_with(
+        world.jobs["7"],
+        usage={"key": "/7", "node": "", "root": "", "cpu_ns": None, "counting": False},
+    )
+    pipeline.push(replace(world.snapshot(), jobs=(by_hook,)))
+    world.run(1)
+    pipeline.push(replace(world.snapshot(), jobs=(by_hook,)))
+    world.run(1, {"7": 1})
+    totals = pipeline.push(world.snapshot())
+    assert set(totals.jobs) == {"n1/7"}
+    gpu = totals.jobs["n1/7"].gpus["GPU-0"]
+    assert (gpu.held_ns, gpu.energy_uj) == (2 * NS_PER_S, 200 * WATT)
+    assert totals.jobs["n1/7"].cpu_ns == NS_PER_S
+    assert charged(totals) == totals.node
+
+
+def test_a_straggler_keeps_its_account():
+    """A process that cannot be killed stays in its cgroup long after the epilog: its energy stays on the page."""
+    world, pipeline = World(), fresh()
+    world.start("7")
+    pipeline.push(world.snapshot())
+    world.run(1, {"7": 1})
+    world.jobs["7"] = job_with(world.jobs["7"], end_ns=world.t_ns, end_s=5)
+    for _ in range(700):
+        totals = pipeline.push(world.snapshot())
+        world.run(1, {"7": 0.1})
+    assert charged(totals) == totals.node

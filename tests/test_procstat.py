@@ -17,7 +17,6 @@ from jobwatt.sources.procstat import (
     parse_cpulist,
     parse_meminfo,
     parse_stat,
-    sockets,
 )
 from trees import BOOT_ID, TICK_NS, Node, cpulist
 
@@ -29,7 +28,16 @@ def test_busy_time_is_user_nice_system_irq_softirq() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"cpu", b"cpu0", b"cpu0 1 2", b"cpux 1 2 3 4 5 6 7 8", b"cpu0 a b c d e f g h"]
+    "text",
+    [
+        b"",
+        b"cpu",
+        b"cpu0",
+        b"cpu0 1 2",
+        b"cpu0 1 2 3 4 5 6 7",
+        b"cpux 1 2 3 4 5 6 7 8",
+        b"cpu0 a b c d e f g h",
+    ],
 )
 def test_a_line_that_does_not_parse_is_left_out(text: bytes) -> None:
     """Unknown is not 0."""
@@ -39,7 +47,7 @@ def test_a_line_that_does_not_parse_is_left_out(text: bytes) -> None:
 def test_ticks_that_pass_are_reported_on_the_cpu_they_passed_on(tmp_path: Path) -> None:
     """The file is kept open and still shows what was written after; idle adds nothing."""
     node = Node(tmp_path, cpus=4)
-    stat = ProcStat(node.proc, node.sys)
+    stat = ProcStat(node.proc)
     assert stat.read().cpu_busy_ns == dict.fromkeys(range(4), 0)
     node.burn_system(500 * TICK_NS, [1])
     node.idle(10**9)
@@ -57,7 +65,7 @@ def test_all_cpus_of_a_large_machine_are_seen(tmp_path: Path) -> None:
     node = Node(tmp_path, cpus=1024)
     node.idle(10**18)
     node.burn_system(1024 * 10**17)
-    usage = ProcStat(node.proc, node.sys).read()
+    usage = ProcStat(node.proc).read()
     assert usage.cpu_busy_ns == dict.fromkeys(range(1024), 10**17)
 
 
@@ -65,14 +73,14 @@ def test_an_offline_cpu_has_no_figure(tmp_path: Path) -> None:
     """Absent is absent, not 0."""
     node = Node(tmp_path, cpus=4)
     node.write_stat(offline=[2])
-    assert set(ProcStat(node.proc, node.sys).read().cpu_busy_ns) == {0, 1, 3}
+    assert set(ProcStat(node.proc).read().cpu_busy_ns) == {0, 1, 3}
 
 
 def test_memory_in_use_leaves_page_cache_out(tmp_path: Path) -> None:
     """MemTotal - MemAvailable, in bytes."""
     node = Node(tmp_path, mem_total=512 << 30)
     node.set_mem_used(100 << 30)
-    usage = ProcStat(node.proc, node.sys).read()
+    usage = ProcStat(node.proc).read()
     assert (usage.mem_total_bytes, usage.mem_used_bytes) == (512 << 30, 100 << 30)
 
 
@@ -95,16 +103,15 @@ def test_nothing_readable_is_an_empty_usage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No procfs at all: no figure, no exception, and the log says it once for each file."""
-    stat = ProcStat(tmp_path / "proc", tmp_path / "sys")
+    stat = ProcStat(tmp_path / "proc")
     assert stat.read() == stat.read() == NodeUsage()
     assert stat.boot_id() == ""
-    assert stat.sockets() == {}
     assert len([r for r in caplog.records if "proc/stat" in r.getMessage()]) == 1
 
 
 def test_a_file_that_appears_later_is_read(tmp_path: Path) -> None:
     """A failure is not for ever."""
-    stat = ProcStat(tmp_path / "proc", tmp_path / "sys")
+    stat = ProcStat(tmp_path / "proc")
     stat.read()
     Node(tmp_path, cpus=2)
     assert set(stat.read().cpu_busy_ns) == {0, 1}
@@ -113,13 +120,12 @@ def test_a_file_that_appears_later_is_read(tmp_path: Path) -> None:
 def test_boot_id(tmp_path: Path) -> None:
     """Without its newline."""
     node = Node(tmp_path)
-    assert ProcStat(node.proc, node.sys).boot_id() == BOOT_ID
+    assert ProcStat(node.proc).boot_id() == BOOT_ID
 
 
 def test_sockets_and_dies(tmp_path: Path) -> None:
     """Every CPU is in exactly one die of one socket."""
     node = Node(tmp_path, cpus=8, sockets=2, dies=2)
-    assert sockets(node.sys) == {0: frozenset({0, 1, 2, 3}), 1: frozenset({4, 5, 6, 7})}
     assert dies(node.sys) == {
         (0, 0): frozenset({0, 1}),
         (0, 1): frozenset({2, 3}),
@@ -135,7 +141,7 @@ def test_a_cpu_without_topology_is_in_no_socket(tmp_path: Path) -> None:
     (base / "cpu2/topology/physical_package_id").unlink()
     (base / "cpu3/topology/physical_package_id").write_text("-1\n")
     (base / "cpu0/topology/die_id").unlink()
-    assert sockets(node.sys) == {0: frozenset({0, 1})}
+    assert dies(node.sys) == {(0, 0): frozenset({0, 1})}
 
 
 @given(st.frozensets(st.integers(0, 300)))
@@ -146,7 +152,7 @@ def test_cpulist_round_trip(cpus: frozenset[int]) -> None:
 
 def test_this_machine() -> None:
     """The real /proc and /sys: work done on one CPU shows on it, and all CPUs are in a socket."""
-    stat = ProcStat(Path("/proc"), Path("/sys"))
+    stat = ProcStat(Path("/proc"))
     before = stat.read()
     worker = threading.Thread(target=lambda: sum(range(20_000_000)))
     worker.start()
@@ -156,3 +162,24 @@ def test_this_machine() -> None:
     assert set(after.cpu_busy_ns) <= set(range(os.cpu_count() or 0))
     assert 0 < (after.mem_used_bytes or 0) < after.mem_total_bytes
     assert stat.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@pytest.mark.parametrize("name", ["stat", "meminfo"])
+def test_a_file_replaced_by_a_rename_is_read_anew(tmp_path: Path, name: str) -> None:
+    """The open descriptor shows the old file for ever: it is let go of once it has no name."""
+    node = Node(tmp_path, cpus=2)
+    stat = ProcStat(node.proc)
+    before = stat.read()
+    texts = {
+        "stat": b"cpu0 7 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0\nintr 1\n",
+        "meminfo": b"MemTotal: 1 kB\nMemAvailable: 0 kB\n",
+    }
+    (tmp_path / "new").write_bytes(texts[name])
+    (tmp_path / "new").rename(node.proc / name)
+    after = stat.read()
+    stat.close()
+    if name == "stat":
+        assert after.cpu_busy_ns == {0: 7 * TICK_NS, 1: 0}
+    else:
+        assert (before.mem_total_bytes, after.mem_total_bytes) != (1024, before.mem_total_bytes)
+        assert after.mem_total_bytes == 1024

@@ -615,3 +615,36 @@ def test_this_machine() -> None:
     result = source.read(full=True)
     assert bool(result.readings) != any(f.device == "" for f in result.failures)
     source.close()
+
+
+def test_an_empty_counter_is_tried_again(tmp_path: Path) -> None:
+    """A file being written anew is empty for a moment: no reading, no failure, no 0."""
+    node = Node(tmp_path)
+    node.add_intel(1)
+    source = open_source(node.sys)
+    before = by_id(source.read(full=True))
+    zone, path = next((z, node.rapl[z].path / "energy_uj") for z in node.rapl if z in before)
+    path.write_text("")
+    during = source.read(full=True)
+    path.write_text("123456\n")
+    after = source.read(full=True)
+    source.close()
+    assert (zone in by_id(during), during.failures) == (False, ())
+    assert by_id(during).keys() == before.keys() - {zone}
+    assert by_id(after)[zone].value == 123456
+
+
+def test_a_counter_replaced_by_a_rename_is_found_at_once(tmp_path: Path) -> None:
+    """A value that stays, in a file without a name: the next read has the new file's."""
+    node = Node(tmp_path)
+    node.add_intel(1)
+    source = open_source(node.sys)
+    before = by_id(source.read(full=True))
+    zone, path = next((z, node.rapl[z].path / "energy_uj") for z in node.rapl if z in before)
+    (tmp_path / "new").write_text("123456\n")
+    (tmp_path / "new").rename(path)
+    source.read(full=True)
+    result = source.read(full=True)
+    source.close()
+    assert result.failures == ()
+    assert by_id(result)[zone].value == 123456

@@ -8,14 +8,18 @@ import pwd
 import subprocess
 import sys
 import time
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from jobwatt.model import NS_PER_S, GpuState, JobUsage
+from jobwatt.model import NS_PER_S, GpuState, Job, JobMeta, JobUsage
 from jobwatt.slurm import rpc
-from jobwatt.slurm.facts import UserNames, from_environs
+from jobwatt.slurm.facts import UserNames, from_environs, read_environ
 from jobwatt.slurm.hooks import write
 from jobwatt.slurm.resolve import Resolver, RpcRunner
 from jobwatt.slurm.rpc import AmbiguousError, parse_scontrol
@@ -59,7 +63,13 @@ def test_node_lists(nodelist: str, names: list[str]) -> None:
     assert expand_nodes(nodelist) == names
 
 
-@pytest.mark.parametrize("nodelist", ["a[1-", "a[1-99999999]", "a[1-9999]b[1-9999]", "a]", "a[x]"])
+@pytest.mark.parametrize(
+    "nodelist",
+    [
+        "a[1-", "a[1-99999999]", "a[1-9999]b[1-9999]", "a]", "a[x]", "[1]" * 3000, "[1-" + "9" * 5000 + "]",
+        "x" * 300 + "[1-65535]", "[1-65535]" + "[1]" * 200, "a[[1]]", "a[1]]b[2]", "a[\u0663]",
+    ],
+)  # fmt: skip
 def test_bad_node_lists(nodelist: str) -> None:
     """What is no list, or one that would fill the memory, is refused at once."""
     with pytest.raises(ValueError, match=r"list|many"):
@@ -72,6 +82,18 @@ def test_cpus_of_this_node() -> None:
     assert cpus_on_node("8", "", "any") == 8
     assert cpus_on_node("8(x99999999999)", "", "any") == 0
     assert cpus_on_node("", "", "any") == 0
+    assert cpus_on_node("9" * 5000, "", "any") == 0
+    assert cpus_on_node("\u0663", "", "any") == 0
+
+
+def test_cpus_of_absurdly_many_nodes_cost_nothing() -> None:
+    """The repetitions are bounded together, not one by one."""
+    tracemalloc.start()
+    began = time.process_time()
+    assert cpus_on_node("1(x65535),2(x65535)," + "1(x65535)," * 10_000, "", "any") == 0
+    assert time.process_time() - began < 0.2
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
 
 
 def test_clean() -> None:
@@ -341,7 +363,7 @@ def test_close_kills_a_running_child(slurm_tools: Path, runner: Callable[..., Rp
     tool(slurm_tools, "scontrol", f"echo $$ >> {slurm_tools}/pids; sleep 60")
     ask = runner(timeout_s=30.0)
     ask.lookup("1")
-    wait_for((slurm_tools / "pids").exists)
+    wait_for(lambda: (slurm_tools / "pids").exists() and (slurm_tools / "pids").read_text())
     began = time.monotonic()
     ask.close()
     assert time.monotonic() - began < 1
@@ -410,7 +432,8 @@ class Node:
     def __init__(self, state: Path, **options: object) -> None:
         self.state, self.now = state, 1000 * S
         self.processes: dict[str, list[int]] = {}
-        self.resolver = Resolver(procfs=PROC, state=state, node="gpu02", **options)  # type: ignore[arg-type]
+        options = {"procfs": PROC, "forget": True, **options}
+        self.resolver = Resolver(state=state, node="gpu02", **options)  # type: ignore[arg-type]
 
     def hook(self, event: str, jobid: int, *, after_s: float = 0, **env: str) -> None:
         base = {
@@ -745,3 +768,372 @@ def test_jobs_stay_resolved_while_slurmctld_hangs(
     assert slowest < 0.2
     assert [failure.source for failure in node.resolver.failures()] == ["controller"]
     assert node.resolver.calls()["timeout"] >= 1
+
+
+# -- words of users ---------------------------------------------------------------------------------
+
+
+def environ_of(procfs: Path, pid: int, **env: str | bytes) -> int:
+    """A process as /proc shows it, with any environment at all; UID's own."""
+    directory = procfs / str(pid)
+    directory.mkdir(parents=True, exist_ok=True)
+    pairs = [
+        name.encode() + b"=" + (v if isinstance(v, bytes) else os.fsencode(v))
+        for name, v in env.items()
+    ]
+    (directory / "environ").write_bytes(b"\0".join(pairs))
+    os.chown(directory, UID, -1)
+    return pid
+
+
+BAD = [
+    {"SLURM_JOB_CPUS_PER_NODE": "9" * 5000},
+    {"SLURM_JOB_CPUS_PER_NODE": "1,2", "SLURM_JOB_NODELIST": "[1]" * 3000},
+    {"SLURM_STEP_GPUS": "9" * 5000 + ":1"},
+    {"SLURM_JOB_CPUS_PER_NODE": "1(x65535)," * 13_000},
+    {"SLURM_STEP_GPUS": "0-4095," * 18_000},
+    {"SLURM_STEP_GPUS": "0-4095," * 500},
+    {"SLURM_STEP_GPUS": "\u0663:\u0664,\u00b2"},
+    {
+        "SLURM_JOB_START_TIME": "9" * 12,
+        "SLURM_MEM_PER_CPU": "9" * 11,
+        "SLURM_CPUS_ON_NODE": "9" * 6,
+    },
+]
+
+
+@pytest.mark.parametrize("env", BAD, ids=range(len(BAD)))
+def test_no_environment_ends_the_daemon(tmp_path: Path, env: dict[str, str]) -> None:
+    """Each of these is one job's own trouble: quickly passed over, its neighbour resolved."""
+    node = Node(tmp_path / "state", procfs=tmp_path)
+    node.processes["/7"] = [environ_of(tmp_path, 50, **{**TASK, **env})]
+    node.processes["/8"] = [
+        environ_of(tmp_path, 51, **{**TASK, "SLURM_JOB_ID": "8", "SLURM_JOB_GPUS": "5"})
+    ]
+    began = time.process_time()
+    metas = node.update(usage(7), usage(8))
+    assert time.process_time() - began < 0.3
+    assert (metas["/8"].gpus, metas["/7"].account) == ({"GPU-5": 1}, "infres")
+    assert metas["/7"].start_s < 1e11
+    assert (metas["/7"].mem_alloc_bytes or 0) <= 1 << 50
+    assert all(len(failure.message) < 1500 for failure in node.resolver.failures())
+
+
+HOSTILE = st.one_of(
+    st.binary(max_size=60),
+    st.text("0123456789-,:()x[]\u0663", max_size=80).map(lambda text: text.encode()),
+    st.tuples(
+        st.sampled_from(
+            ["9", "[1]", "[", "0-4095,", "1(x65535),", "GPU-,", "MIG-", ",", "9:", "\n"]
+        ),
+        st.integers(1, 6000),
+        st.sampled_from(["", ":1", "]", "x", "-"]),
+    ).map(lambda made: (made[0] * made[1] + made[2]).encode()),
+)
+NAMES = [
+    "SLURM_JOB_ID", "SLURM_JOB_CPUS_PER_NODE", "SLURM_JOB_NODELIST", "SLURM_STEP_GPUS",
+    "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_CPU",
+    "SLURM_MEM_PER_NODE", "SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME", "SLURMD_NODENAME",
+    "SLURM_JOB_NAME", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_NUM_NODES",
+]  # fmt: skip
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(env=st.dictionaries(st.sampled_from(NAMES), HOSTILE.filter(lambda v: b"\0" not in v)))
+def test_any_environment_at_all(tmp_path: Path, env: dict[str, bytes]) -> None:
+    """Whatever a user writes: no exception, half a second at most, strings fit to be shown."""
+    node = Node(tmp_path / "state", procfs=tmp_path)
+    words = {**{name: value.encode() for name, value in TASK.items()}, **env}
+    sluid = "s0123456789abc"
+    node.processes["/7"] = node.processes[sluid] = [environ_of(tmp_path, 50, **words)]
+    began = time.process_time()
+    metas = node.update(usage(7), JobUsage(sluid, uid=UID))
+    assert time.process_time() - began < 0.5
+    for meta in metas.values():
+        assert len(meta.jobid) <= 10
+        assert all(text.isprintable() for text in (meta.name, meta.account, meta.array_task_id))
+    assert all(failure.message.isprintable() for failure in node.resolver.failures())
+
+
+def test_what_cannot_be_read_is_one_jobs_failure(tmp_path: Path) -> None:
+    """A fault in reading one job's words (here: a numbering that is none) is said, and passes."""
+    node = Node(tmp_path, numbering="cuda")
+    node.hook("prolog", 7)
+    assert node.update(usage(7))["/7"].jobid == "7"
+    [failure] = node.resolver.failures()
+    assert (failure.reason, "cuda" in failure.message) == ("unreadable", True)
+
+
+def test_no_forged_lines_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A GPU called like a log line, with a line break and an escape, stays within its line."""
+    node = Node(tmp_path / "state", procfs=tmp_path)
+    forged = {"SLURM_JOB_GPUS": "0,x\nE jobwatt: root logged in\x1b[2J"}
+    node.processes["/7"] = [environ_of(tmp_path, 50, **{**TASK, **forged})]
+    node.update(usage(7))
+    [failure] = node.resolver.failures()
+    assert "root logged in" in failure.message
+    assert failure.message.isprintable()
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+@pytest.mark.parametrize("jobid", ["1" * 11, "\u0663", "7 ", "-7", "007", "0"])
+def test_a_job_id_is_ten_digits(tmp_path: Path, jobid: str) -> None:
+    """What no job can be called is not believed of an environment."""
+    environ_of(tmp_path, 50, **{**TASK, "SLURM_JOB_ID": jobid})
+    assert read_environ(tmp_path, [50], UID, "") is None
+
+
+def test_what_is_no_id_is_never_asked(slurm_tools: Path, runner: Callable[..., RpcRunner]) -> None:
+    """An id that the child would not pass on does not wait for ever, nor does it cost a call."""
+    tool(slurm_tools, "scontrol", f"exec cat {DATA}/one_node.txt")
+    ask = runner()
+    assert ask.lookup("1" * 11) == {"jobid": "1" * 11, "unknown": True}
+    assert ask.lookup("--help")["unknown"]
+    wait_for(lambda: ask.lookup("1"))
+    assert ask.outcomes == {"ok": 1, "unknown": 0, "failed": 0, "timeout": 0}
+
+
+# -- SLUIDs -----------------------------------------------------------------------------------------
+
+SLUID = "s0123456789abc"
+
+
+def answer_for(number: str, uid: int, **more: object) -> dict[str, object]:
+    nodes = {"gpu02": {"cpus": 4, "mem_mb": 100, "gpus": "3"}}
+    return {
+        "jobid": number, "number": number, "user": f"u{uid}", "uid": uid, "account": f"a{uid}",
+        "by": "scontrol", "state": "RUNNING", "nodes": nodes, **more,
+    }  # fmt: skip
+
+
+def test_a_sluid_cannot_take_anothers_number(tmp_path: Path) -> None:
+    """mallory's environment names the victim's job: slurmctld, asked by SLUID, tells the real one."""
+    told = Told(**{f"j{SLUID}": answer_for("42", UID), "j777": answer_for("777", 1)})
+    node = Node(tmp_path / "state", procfs=tmp_path, rpc=told)
+    lie = {**TASK, "SLURM_JOB_ID": "777", "SLURM_JOB_ACCOUNT": "victims"}
+    node.processes[SLUID] = [environ_of(tmp_path, 50, **lie)]
+    assert node.update(JobUsage(SLUID, uid=UID))[SLUID].jobid == ""
+    for after_s in (1, 1, 2, 10, 60, 60):
+        meta = node.update(JobUsage(SLUID, uid=UID), after_s=after_s)[SLUID]
+        assert (meta.jobid, meta.account, meta.gpus) == ("42", f"a{UID}", {"GPU-3": 1})
+
+
+def test_a_refuted_environment_is_not_believed_again(tmp_path: Path) -> None:
+    """slurmctld does not know the SLUID, and the number is another user's: nobody's job."""
+    unknown = {"jobid": SLUID, "unknown": True}
+    told = Told(**{f"j{SLUID}": unknown, "j777": answer_for("777", 1)})
+    node = Node(tmp_path / "state", procfs=tmp_path, rpc=told)
+    node.processes[SLUID] = [environ_of(tmp_path, 50, **{**TASK, "SLURM_JOB_ID": "777"})]
+    node.update(JobUsage(SLUID, uid=UID))
+    for after_s in (2, 1, 10, 60, 60):
+        meta = node.update(JobUsage(SLUID, uid=UID), after_s=after_s)[SLUID]
+        assert (meta.jobid, meta.account, meta.gpus) == ("", "", {})
+
+
+def test_a_number_that_slurmctld_gives_to_the_user_is_the_sluids(tmp_path: Path) -> None:
+    """slurmctld does not know the SLUID: the environment's number counts once its user agrees."""
+    told = Told(**{f"j{SLUID}": {"unknown": True}, "j777": answer_for("777", UID)})
+    node = Node(tmp_path / "state", procfs=tmp_path, rpc=told)
+    node.processes[SLUID] = [environ_of(tmp_path, 50, **{**TASK, "SLURM_JOB_ID": "777"})]
+    assert node.update(JobUsage(SLUID))[SLUID].jobid == ""
+    assert node.update(JobUsage(SLUID), after_s=3)[SLUID].jobid == ""  # whose is it?
+    assert node.update(JobUsage(SLUID, uid=UID))[SLUID].jobid == "777"
+
+
+def test_a_sluid_whose_user_is_not_known_yet(tmp_path: Path) -> None:
+    """No process of the job's own at first: slurmctld's word on the SLUID counts all the same."""
+    node = Node(tmp_path, rpc=Told(**{f"j{SLUID}": answer_for("42", UID)}))
+    node.update(JobUsage(SLUID))
+    assert node.update(JobUsage(SLUID), after_s=2)[SLUID].jobid == "42"
+    meta = node.update(JobUsage(SLUID, uid=UID), after_s=30)[SLUID]
+    assert (meta.jobid, meta.user, meta.gpus) == ("42", f"u{UID}", {"GPU-3": 1})
+
+
+def test_a_sluid_with_nobody_to_ask(tmp_path: Path) -> None:
+    """Without slurmctld the environment's number counts, until a hook gives it to another user."""
+    node = Node(tmp_path / "state", procfs=tmp_path)
+    node.processes[SLUID] = [environ_of(tmp_path, 50, **TASK)]
+    assert node.update(JobUsage(SLUID, uid=UID))[SLUID].jobid == "7"
+    node.hook("prolog", 7, SLURM_JOB_UID="12345")
+    for _ in range(4):
+        meta = node.update(JobUsage(SLUID, uid=UID), after_s=20)[SLUID]
+        assert (meta.jobid, meta.account) == ("", "")
+    assert node.holders() == {"/7": ["GPU-2"]}
+    late = Node(tmp_path / "state", procfs=tmp_path)
+    late.processes = node.processes
+    assert late.update(JobUsage(SLUID, uid=UID))[SLUID].jobid == ""
+
+
+# -- requeues and restarts --------------------------------------------------------------------------
+
+
+def test_a_requeued_jobs_old_end_is_forgotten(tmp_path: Path) -> None:
+    """An hour into the second life the first one's epilog is gone; a restart tells no old end."""
+    node = Node(tmp_path)
+    node.hook("prolog", 7)
+    node.update(usage(7))
+    node.hook("epilog", 7)
+    node.update()
+    node.resolver.ended(node.now)
+    node.hook("prolog", 7, after_s=20)
+    node.update(usage(7), after_s=21)
+    assert (tmp_path / "hooks/7.gpu02.epilog.json").exists()  # a minute longer
+    for _ in range(5):
+        assert node.update(usage(7), after_s=20)["/7"].gpus == {"GPU-2": 1}
+    assert [path.name for path in (tmp_path / "hooks").iterdir()] == ["7.gpu02.prolog.json"]
+
+
+def test_an_end_and_a_new_life_in_one_poll(tmp_path: Path) -> None:
+    """Both since the last sample: the old life ends once at its own time, the new one holds."""
+    node = Node(tmp_path)
+    node.hook("prolog", 7)
+    node.update(usage(7))
+    end_ns = node.now + S // 10
+    node.hook("epilog", 7, after_s=0.1)
+    node.hook("prolog", 7, after_s=0.5, SLURM_JOB_GPUS="4")
+    assert node.update(usage(7))["/7"].gpus == {"GPU-4": 1}
+    [job] = node.resolver.ended(node.now)
+    assert (job.meta.end_ns, list(job.meta.gpus)) == (end_ns, ["GPU-2"])
+    assert node.resolver.ended(node.now) == []
+
+
+def test_an_old_end_is_not_told_of_the_live_job_after_a_restart(tmp_path: Path) -> None:
+    """Killed within the minute: the first life's epilog lies beside the second's prolog."""
+    node = Node(tmp_path)
+    node.hook("prolog", 7)
+    node.hook("epilog", 7, after_s=1)
+    node.hook("prolog", 7, after_s=20)
+    node.update(usage(7), after_s=30)
+    assert node.resolver.ended(node.now) == []
+    assert node.update(usage(7))["/7"].gpus == {"GPU-2": 1}
+    node.update(usage(7), after_s=61)
+    assert [path.name for path in (tmp_path / "hooks").iterdir()] == ["7.gpu02.prolog.json"]
+
+
+def test_who_merely_looks_removes_nothing(tmp_path: Path) -> None:
+    """Without `forget` the records of ended and requeued jobs stay for the daemon."""
+    node = Node(tmp_path, forget=False)
+    node.hook("prolog", 7)
+    node.hook("epilog", 7, after_s=0.3)
+    node.hook("epilog", 8, after_s=0.3)
+    node.hook("prolog", 8, after_s=0.5)
+    for _ in range(4):
+        node.update(after_s=61)
+        node.resolver.ended(node.now)
+    assert len(list((tmp_path / "hooks").iterdir())) == 4
+
+
+def test_an_empty_inventory_takes_no_gpu_away(tmp_path: Path) -> None:
+    """The driver hangs for a sample: every job keeps what it holds; so does one that comes then."""
+    node = Node(tmp_path)
+    node.hook("prolog", 7)
+    assert node.update(usage(7))["/7"].gpus == {"GPU-2": 1}
+    assert node.update(usage(7), gpus=[])["/7"].gpus == {"GPU-2": 1}
+    node.hook("prolog", 8, SLURM_JOB_GPUS="3")
+    assert node.update(usage(7), usage(8), gpus=[])["/8"].gpus == {"GPU-3": 1}
+
+
+KNOWN = JobMeta(
+    jobid="7", user="alice", uid=UID, account="infres", partition="A100", qos="high", name="train",
+    array_job_id="5", array_task_id="2", cpus_alloc=4, mem_alloc_bytes=1 << 30, gpus={"GPU-6": 1},
+    start_s=100, limit_end_s=200, resolved_by="scontrol", gpus_by="scontrol",
+)  # fmt: skip
+
+
+def test_a_restart_while_slurmctld_is_down(tmp_path: Path) -> None:
+    """No hooks, no answer: all that was known is still known, against a changed environment."""
+    node = Node(tmp_path / "state", procfs=tmp_path, rpc=Told())
+    lie = {**TASK, "SLURM_JOB_GPUS": "0-7", "SLURM_JOB_ACCOUNT": "gold"}
+    node.processes["/7"] = [environ_of(tmp_path, 50, **lie)]
+    node.resolver.remember([Job(usage(7), KNOWN)])
+    for after_s in (1, 5, 60, 60):
+        assert node.update(usage(7), after_s=after_s)["/7"] == KNOWN
+
+
+def test_memory_is_overridden(tmp_path: Path) -> None:
+    """slurmctld, the prolog, and for what the environment had told, the environment."""
+    told = Told(j7=answer_for("7", UID))
+    asked = Node(tmp_path / "a", rpc=told)
+    asked.resolver.remember([Job(usage(7), KNOWN)])
+    meta = asked.update(usage(7), after_s=2)["/7"]
+    assert (meta.account, meta.gpus, meta.qos) == (f"a{UID}", {"GPU-3": 1}, "high")
+    hooked = Node(tmp_path / "b")
+    hooked.hook("prolog", 7)
+    hooked.resolver.remember([Job(usage(7), KNOWN)])
+    meta = hooked.update(usage(7))["/7"]
+    assert (meta.gpus, meta.gpus_by, meta.qos) == ({"GPU-2": 1}, "hook", "high")
+    weak = replace(KNOWN, resolved_by="environ", gpus_by="environ")
+    read = Node(tmp_path / "c", procfs=tmp_path)
+    read.processes["/7"] = [environ_of(tmp_path, 50, **TASK, SLURM_JOB_GPUS="1")]
+    read.resolver.remember([Job(usage(7), weak)])
+    meta = read.update(usage(7))["/7"]
+    assert (meta.gpus, meta.name, meta.qos) == ({"GPU-1": 1}, 'a "b" c', "high")
+
+
+def test_memory_of_another_job_is_dropped(tmp_path: Path) -> None:
+    """Another user's, one that has gone, and one whose prolog came anew."""
+    node = Node(tmp_path)
+    node.hook("prolog", 9, SLURM_JOB_QOS="")
+    node.resolver.remember(
+        [
+            Job(usage(7), KNOWN), Job(usage(8), replace(KNOWN, jobid="8")),
+            Job(usage(9), replace(KNOWN, jobid="9", start_ns=5)),
+        ]
+    )  # fmt: skip
+    metas = node.update(usage(7, uid=12345), usage(9))
+    assert (metas["/7"].account, metas["/7"].gpus) == ("", {})
+    assert (metas["/9"].qos, metas["/9"].gpus) == ("", {"GPU-2": 1})
+    assert node.update(usage(8))["/8"].gpus == {}
+    other = Node(tmp_path / "other")
+    other.hook("prolog", 7, SLURM_JOB_UID="12345", SLURM_JOB_QOS="")
+    other.resolver.remember([Job(usage(7), KNOWN), Job(usage(8), replace(KNOWN, end_ns=S))])
+    metas = other.update(usage(7, uid=12345), usage(8, uid=12345))
+    assert (metas["/7"].qos, metas["/7"].gpus) == ("", {"GPU-2": 1})
+    assert metas["/8"].end_ns == 0
+
+
+def test_an_ended_job_is_remembered_as_ended(tmp_path: Path) -> None:
+    """Stragglers of a job whose epilog was booked before the restart hold nothing."""
+    node = Node(tmp_path)
+    node.resolver.remember([Job(usage(7), replace(KNOWN, gpus={}, end_ns=900 * S, end_s=150))])
+    meta = node.update(usage(7))["/7"]
+    assert (meta.gpus, meta.end_ns, meta.user) == ({}, 900 * S, "alice")
+    assert node.resolver.ended(node.now) == []
+
+
+def test_an_old_epilog_does_not_end_a_remembered_later_life(tmp_path: Path) -> None:
+    """The prolog's record is gone: what is remembered of the life's begin keeps the old end off."""
+    node = Node(tmp_path)
+    node.hook("epilog", 7)
+    later = replace(KNOWN, start_ns=node.now + 5 * S, resolved_by="hook", gpus_by="hook")
+    node.resolver.remember([Job(usage(7), later)])
+    assert node.update(usage(7), after_s=10)["/7"].gpus == {"GPU-6": 1}
+    assert node.resolver.ended(node.now) == []
+
+
+def test_five_thousand_short_jobs_linger_cheaply(tmp_path: Path) -> None:
+    """Ended jobs are kept for a minute; their number costs little, at the first sample as later."""
+    node = Node(tmp_path)
+    (tmp_path / "hooks").mkdir(mode=0o750)
+    node.hook("prolog", 10_000)
+    node.hook("epilog", 10_000, after_s=0.1)
+    for event in ("prolog", "epilog"):
+        text = (tmp_path / f"hooks/10000.gpu02.{event}.json").read_text()
+        for jobid in range(10_001, 15_000):
+            path = tmp_path / f"hooks/{jobid}.gpu02.{event}.json"
+            path.write_text(text.replace('"10000"', f'"{jobid}"'))
+            path.chmod(0o640)
+    began = time.process_time()
+    node.update(usage(7))
+    first_s = time.process_time() - began
+    assert len(node.resolver.ended(node.now)) == 5000
+    began = time.process_time()
+    for _ in range(10):
+        node.update(usage(7))
+        node.resolver.hook_jobs()
+    later_s = (time.process_time() - began) / 10
+    print(f"first {first_s:.3f} s, later {later_s * 1000:.1f} ms")
+    assert first_s < 5
+    assert later_s < 0.05

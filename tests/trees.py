@@ -13,7 +13,7 @@ Everything is deterministic, written below one root, and moved only by calls::
     node.set_memory(job, 1 << 30, cache=5 << 30)
     node.end_step(job, "0"); node.end_job(job)        # directories and processes are gone
 
-    RaplSource(node.sys); ProcStat(node.proc, node.sys); Cgroups(node.cgroup, node.proc)
+    RaplSource(node.sys); ProcStat(node.proc); Cgroups(node.cgroup, node.proc)
 
 Layouts (SLURM.md section 2): ``v1`` <controller>/slurm[_NODE]/uid_U/job_N/step_X/task_Y, ``v2``
 [slice]/[NODE_]slurmstepd.scope/job_N/step_X/user/task_Y, ``v2`` with ``sluid=`` a directory named

@@ -22,7 +22,7 @@ from .board import Board
 from .exposition import View
 from .idle import load
 from .ledger import Ledger
-from .model import NS_PER_S, Domain, Sample
+from .model import NS_PER_S, Sample
 from .ownmetrics import own_metrics
 from .pipeline import Pipeline
 from .sampler import Sampler, now_ns
@@ -35,6 +35,7 @@ from .sources.procstat import ProcStat
 from .web import WebServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from .config import Config
@@ -69,9 +70,9 @@ def sources(config: Config) -> list[Source]:
     return opened
 
 
-def sampler(config: Config) -> Sampler:
-    """Everything that reads the node."""
-    procstat = ProcStat(config.path_procfs, config.path_sysfs)
+def sampler(config: Config, *, keeper: bool = False) -> Sampler:
+    """Everything that reads the node. ``keeper``: the daemon, which alone tidies the hooks' records up."""
+    procstat = ProcStat(config.path_procfs)
     jobs = Jobs(config.path_cgroupfs, config.path_procfs, config.slurm_slice)
     rpc = (
         RpcRunner(timeout_s=config.slurm_rpc_timeout / NS_PER_S, slurm_conf=config.slurm_conf)
@@ -83,6 +84,7 @@ def sampler(config: Config) -> Sampler:
         state=config.path_state,
         rpc=rpc,
         numbering=config.slurm_gpu_numbering,
+        forget=keeper,
     )
     return Sampler(sources(config), procstat, jobs, resolver, procstat.boot_id())
 
@@ -115,36 +117,48 @@ class Agent:
     board: Board
     events: Events | None
     stopping: bool = False
-    _gpu_index: dict[str, str] = field(default_factory=dict)
+    _orders: list[Callable[[], None]] = field(default_factory=list)
+    _fault: str = ""
+    _missed: int = 0
     _calibration_mtime: int = 0
     _slow_ns: int = 0
     _resume_ns: int = 0
     _ledger_errors: int = 0
     _wake: tuple[socket.socket, socket.socket] = field(default_factory=_wake_pair)
 
+    def begin(self) -> None:
+        """Go on where the last daemon left off, and take the first sample."""
+        self.pipeline.restore(self.sampler.boot_id)
+        self.sampler.resolver.remember(self.pipeline.last_jobs)
+        self._sample(full=True, cause="tick")
+
     def run(self) -> None:
         """Sample until stopped."""
-        self.pipeline.restore(self.sampler.boot_id)
-        gpus = (
-            d.device for d in self.pipeline.totals.devices.values() if d.device.domain is Domain.GPU
-        )
-        self._gpu_index = {
-            gpu.id: gpu.name for gpu in gpus
-        }  # a GPU's series keep their label while it is away
         tick_ns = now_ns()
         while not self.stopping:
-            self.step(full=True, cause="tick")
             tick_ns = max(tick_ns + self.config.sample_interval, now_ns())
             self._until(tick_ns)
+            if not self.stopping:
+                self._sample(full=True, cause="tick")
+
+    def _sample(self, *, full: bool, cause: str) -> None:
+        """A step whose failure, whatever it is, costs one sample and not the daemon."""
+        try:
+            self.step(full=full, cause=cause)
+        except Exception as err:
+            fault = f"{type(err).__name__}: {err}"
+            if fault != self._fault:
+                log.exception("a sample failed; measuring goes on")
+            self._fault = fault
+            self._missed += 1
 
     def step(self, *, full: bool, cause: str) -> None:
         """Take one sample through the whole pipeline and publish it."""
         started = time.perf_counter()
         if full:
             self._slowly()
-        snapshot = self._with_ledger_errors(self.sampler.take(full=full, cause=cause))
+        snapshot = self._with_own_events(self.sampler.take(full=full, cause=cause))
         totals = self.pipeline.push(snapshot)
-        self._index(snapshot)
         self.board.publish(
             View(
                 totals=totals,
@@ -153,22 +167,24 @@ class Agent:
                 node=socket.gethostname(),
                 version=__version__,
                 sources=self.sampler.status,
-                gpu_index=dict(self._gpu_index),
                 ledger_fault=self.pipeline.ledger.fault,
                 sample_s=time.perf_counter() - started,
             )
         )
 
-    def _with_ledger_errors(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with the commits that failed before it as an event."""
-        new = self.pipeline.ledger.errors - self._ledger_errors
-        if not new:
-            return snapshot
-        self._ledger_errors += new
-        return replace(
-            snapshot,
-            events=(*snapshot.events, Sample("jobwatt_ledger_errors_total", (), new)),
+    def _with_own_events(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot, with the commits and the samples that failed before it."""
+        commits, self._ledger_errors = (
+            self.pipeline.ledger.errors - self._ledger_errors,
+            self.pipeline.ledger.errors,
         )
+        missed, self._missed = self._missed, 0
+        if not commits and not missed:
+            return snapshot
+        failed = [Sample("jobwatt_ledger_errors_total", (), commits)] if commits else []
+        if missed:
+            failed.append(Sample("jobwatt_source_errors_total", ("sampler", "exception"), missed))
+        return replace(snapshot, events=(*snapshot.events, *failed))
 
     def close(self) -> None:
         """Let go of everything; the ledger is closed in good order."""
@@ -190,9 +206,10 @@ class Agent:
             if not poller.poll(left_ns / 1e6):
                 return
             self._drain_wake()
+            self._obey()
             if self.events.drain():
                 self._watch()  # first, so that nothing happens unseen between the look and the watch
-                self.step(full=False, cause="event")
+                self._sample(full=False, cause="event")
                 time.sleep(min(_EVENT_SPACING_NS, max(tick_ns - now_ns(), 0)) / NS_PER_S)
 
     def _watch(self) -> None:
@@ -228,10 +245,6 @@ class Agent:
                 log.warning("calibration: %s", err)
         self._calibration_mtime = mtime
 
-    def _index(self, snapshot: Snapshot) -> None:
-        for gpu in snapshot.gpus:
-            self._gpu_index[gpu.uuid] = str(gpu.index)
-
     # --- signals -------------------------------------------------------------------------------
 
     def install_signals(self) -> None:
@@ -239,8 +252,13 @@ class Agent:
         signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, lambda *_: self.stop())
-        signal.signal(signal.SIGUSR1, lambda *_: self.release())
-        signal.signal(signal.SIGUSR2, lambda *_: self.resume())
+        # a handler may interrupt a write to the log: it leaves the work to the loop
+        signal.signal(signal.SIGUSR1, lambda *_: self._orders.append(self.release))
+        signal.signal(signal.SIGUSR2, lambda *_: self._orders.append(self.resume))
+
+    def _obey(self) -> None:
+        while self._orders:
+            self._orders.pop(0)()
 
     def stop(self) -> None:
         """End the loop after the sample in progress."""
@@ -275,20 +293,22 @@ class Agent:
 def serve(config: Config) -> None:
     """Run the daemon until a signal; OSError, ValueError or LedgerBusyError where it cannot start."""
     ledger = Ledger(config.path_state / "ledger.db")
+    _make_hook_directory(config)
     agent = Agent(
         config,
-        sampler(config),
+        sampler(config, keeper=True),
         pipeline(config, ledger),
         Board(config.sample_interval / NS_PER_S, own_metrics),
         Events([config.path_state / "hooks"]),
     )
     server = WebServer(config.web_listen_address, agent.board, config.web_config_file)
     try:
+        agent.install_signals()
+        agent.begin()  # before anybody can ask: an empty page would end every series
         server.start()
         host, port = server.address
-        log.info("jobwatt %s serves on %s:%d, pid %d", __version__, host, port, os.getpid())
         _write_pid(config)
-        agent.install_signals()
+        log.info("jobwatt %s serves on %s:%d, pid %d", __version__, host, port, os.getpid())
         agent.run()
     finally:
         server.stop()
@@ -297,10 +317,20 @@ def serve(config: Config) -> None:
         agent.close()
 
 
+def _make_hook_directory(config: Config) -> None:
+    """There from the start, so that it is watched when the first hook writes."""
+    with contextlib.suppress(OSError):
+        (config.path_state / "hooks").mkdir(mode=0o750, exist_ok=True)
+
+
 def _write_pid(config: Config) -> None:
     """For `jobwatt release-gpus`; a state directory that cannot be written is the ledger's to report."""
-    with contextlib.suppress(OSError):
-        _pid_file(config).write_text(f"{os.getpid()}\n")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with (
+        contextlib.suppress(OSError),
+        os.fdopen(os.open(_pid_file(config), flags, 0o640), "w") as out,
+    ):
+        out.write(f"{os.getpid()}\n")
 
 
 def _pid_file(config: Config) -> Path:

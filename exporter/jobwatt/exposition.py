@@ -10,7 +10,7 @@ holds the two to the same text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .attribute import SYSTEM, UNALLOCATED
@@ -19,7 +19,7 @@ from .model import NS_PER_S, Domain, JobMeta, Snapshot
 from .totals import GpuTotals, JobTotals, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.core import Metric as ClientMetric
 
@@ -45,7 +45,6 @@ class View:
     Everything one page is made from.
 
     Attributes:
-        gpu_index: UUID -> NVML index, of every GPU seen so far.
         rpc_calls: questions asked of slurmctld by outcome.
     """
 
@@ -55,7 +54,6 @@ class View:
     node: str = ""
     version: str = ""
     sources: tuple[SourceStatus, ...] = ()
-    gpu_index: Mapping[str, str] = field(default_factory=dict)
     ledger_fault: str = ""
     sample_s: float = 0.0
 
@@ -188,7 +186,7 @@ def _job_gpu_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
     states = {state.uuid: state for state in view.snapshot.gpus}
     held = {uuid for part in job.parts if not part.ended_ns for uuid in part.job.meta.gpus}
     for uuid, totals in job.gpus().items():
-        labels = (*job.labels, view.gpu_index.get(uuid, ""), uuid)
+        labels = (*job.labels, view.totals.gpu_index.get(uuid, ""), uuid)
         page["jobwatt_job_gpu_energy_joules_total"][labels] = _micro(totals.energy_uj)
         page["jobwatt_job_gpu_allocated_seconds_total"][labels] = _nano(totals.held_ns)
         page["jobwatt_job_gpu_idle_seconds_total"][labels] = _nano(totals.idle_ns)
@@ -237,6 +235,8 @@ def _node_rows(page: dict[str, Rows], view: View) -> None:
         page["jobwatt_node_cpu_busy_seconds_total"][()] = _nano(totals.busy_ns)
     if node.mem_total_bytes:
         page["jobwatt_node_memory_total_bytes"][()] = str(node.mem_total_bytes)
+    if node.mem_used_bytes is not None:
+        page["jobwatt_node_memory_used_bytes"][()] = str(node.mem_used_bytes)
     if Domain.OTHER in totals.node:
         page["jobwatt_residual_energy_joules_total"][()] = _micro(totals.residual_uj)
 
@@ -252,7 +252,7 @@ def _device_rows(page: dict[str, Rows], view: View) -> None:
     for device_id, totals in view.totals.devices.items():
         device = totals.device
         if device.domain is Domain.GPU:
-            labels = (view.gpu_index.get(device_id, device.name), device_id)
+            labels = (view.totals.gpu_index.get(device_id, device.name), device_id)
             page["jobwatt_gpu_energy_joules_total"][labels] = _micro(totals.energy_uj)
             if totals.integrated_uj:
                 page["jobwatt_gpu_integrated_energy_joules_total"][labels] = _micro(
@@ -347,16 +347,20 @@ def _escaped(value: str) -> str:
 
 
 class JobwattCollector:
-    """A prometheus_client collector over a view: ``registry.register(JobwattCollector(lambda: view))``."""
+    """
+    A prometheus_client collector, for a registry that shows jobwatt beside other metrics.
 
-    def __init__(self, page: Iterable[tuple[Metric, Rows]]) -> None:
+    ``page`` gives the families of the view of the moment: ``lambda: families(board.view)``.
+    """
+
+    def __init__(self, page: Callable[[], Iterable[tuple[Metric, Rows]]]) -> None:
         self._page = page
 
     def collect(self) -> Iterator[ClientMetric]:
         """Yield every family."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        for metric, rows in self._page:
+        for metric, rows in self._page():
             kind = CounterMetricFamily if metric.type is Type.COUNTER else GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=metric.labels)
             for values, text in rows.items():

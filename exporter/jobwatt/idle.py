@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .interval import gpu_states
 from .model import NS_PER_S, Domain, Step
+from .pools import gpu_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .interval import Settlement
     from .meter import Metered
-    from .model import Delta, Snapshot
+    from .model import Delta, GpuState, Snapshot
 
 CALIBRATED = "calibrated"
 LEARNT = "learnt"
@@ -82,14 +82,22 @@ def observed(
 
 
 def _rests(delta: Delta, settled: Settlement, before: Snapshot, now: Snapshot) -> bool:
+    """Whether it is certain that nobody used the device; unknown is not at rest."""
     if delta.device.domain is not Domain.GPU:
         return not settled.jobs
+    jobs = [entry.job for entry in settled.jobs.values()]
+    if any(not job.meta.gpus_by for job in jobs):
+        return False  # which GPUs that job holds, nobody has told yet
     states = gpu_states(before, now)
-    family = [s for s in states.values() if delta.device.id in {s.uuid, s.parent}]
-    held = {uuid for entry in settled.jobs.values() for uuid in entry.gpus}
-    return bool(family) and not any(
-        s.uuid in held or s.processes or s.busy_permille for s in family
-    )
+    family = [
+        s for s in states.values() if delta.device.id in {s.uuid, s.parent} and not s.mig_enabled
+    ]
+    held = {uuid for job in jobs for uuid in job.meta.gpus}
+    return bool(family) and all(_unused(s) and s.uuid not in held for s in family)
+
+
+def _unused(state: GpuState) -> bool:
+    return not state.processes and (state.busy_permille == 0 or state.processes == ())
 
 
 def load(path: Path) -> dict[str, int]:
@@ -116,7 +124,8 @@ def save(path: Path, measured: Mapping[str, Window], wall_s: int) -> None:
         if window.dt_ns
     }
     draft = path.with_suffix(".tmp")
-    draft.write_text(
-        json.dumps({"version": 1, "measured_at": wall_s, "devices": devices}, indent=1) + "\n"
-    )
+    draft.unlink(missing_ok=True)  # and made anew: root must not write through somebody's link
+    with draft.open("x", encoding="utf-8") as out:
+        json.dump({"version": 1, "measured_at": wall_s, "devices": devices}, out, indent=1)
+        out.write("\n")
     draft.replace(path)

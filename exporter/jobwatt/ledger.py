@@ -23,8 +23,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .interval import Carry
 from .model import Device, Domain, Job, Kind, Reading, Snapshot
+from .presence import Carry
 from .record import decode, encode
 from .totals import DeviceTotals, JobTotals, Mark, Totals
 
@@ -113,7 +113,7 @@ class Ledger:
             return Book()
         try:
             book, clean = self._read()
-        except (sqlite3.DatabaseError, KeyError, TypeError, ValueError) as err:
+        except (sqlite3.DatabaseError, LookupError, TypeError, ValueError, AttributeError) as err:
             self._set_aside("damaged", str(err))
             return Book()
         if book.last is None or book.last.boot_id == boot_id:
@@ -157,7 +157,7 @@ class Ledger:
 
     def _take(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._lock = os.open(
                 path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
             )
@@ -180,8 +180,10 @@ class Ledger:
             return False
         try:
             self._db = self._connect(self.path)
-        except sqlite3.DatabaseError as err:
-            if isinstance(err, sqlite3.OperationalError):  # full, read-only: not the file's fault
+        except (OSError, sqlite3.DatabaseError) as err:
+            if isinstance(
+                err, (OSError, sqlite3.OperationalError)
+            ):  # full, read-only: not the file's fault
                 self._fail(
                     f"{self.path}: cannot open ({err}); totals are kept in memory until this is mended"
                 )
@@ -190,6 +192,8 @@ class Ledger:
         return self._db is not None
 
     def _connect(self, path: Path) -> sqlite3.Connection:
+        # it names users and their jobs: for its owner and group only; SQLite's other files follow it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -366,6 +370,7 @@ def _plain(totals: Totals) -> dict[str, Any]:
         "counters": [
             (metric, labels, count) for (metric, labels), count in totals.counters.items()
         ],
+        "gpu_index": dict(totals.gpu_index),
         "busy_ns": totals.busy_ns,
         "residual_uj": totals.residual_uj,
     }
@@ -382,6 +387,7 @@ def _totals(plain: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTot
         owner_marks={owner: decode(Mark, mark) for owner, mark in plain["owner_marks"].items()},
         devices={id_: DeviceTotals(devices[id_], *sums) for id_, *sums in plain["devices"]},
         counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
+        gpu_index=plain["gpu_index"],
         busy_ns=plain["busy_ns"],
         residual_uj=plain["residual_uj"],
     )

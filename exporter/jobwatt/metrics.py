@@ -158,6 +158,7 @@ _ALL = (
         "Busy CPU time of the node, jobs and system together.",
     ),
     Metric("jobwatt_node_memory_total_bytes", _G, "Memory of the node."),
+    Metric("jobwatt_node_memory_used_bytes", _G, "Memory of the node in use, without page cache."),
     Metric(
         "jobwatt_idle_power_watts",
         _G,

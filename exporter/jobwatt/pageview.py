@@ -88,7 +88,7 @@ def _lived_s(job: JobView, view: View) -> float:
 
 
 def _gpu_name(uuid: str, view: View, states: Mapping[str, GpuState]) -> str:
-    index = view.gpu_index.get(uuid, "?")
+    index = view.totals.gpu_index.get(uuid, "?")
     profile = states[uuid].mig_profile if uuid in states else ""
     return f"{index}:{profile}" if profile else index
 

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .idle import Idle, observed
-from .interval import Carry, settle
+from .interval import settle
 from .ledger import Book, Ledger, trimmed
 from .meter import ANY_EPOCH, Cursors, measure
+from .presence import Carry
 from .totals import Totals, applied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .model import Snapshot
+    from .model import Job, Snapshot
+    from .pools import Waiting
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Pipeline:
     _last: Snapshot | None = None
     _cursors: Cursors = field(default_factory=dict)
     _carry: Carry = field(default_factory=Carry)
+    _waiting: Mapping[str, Waiting] = field(default_factory=dict)
 
     def restore(self, boot_id: str) -> None:
         """Go on where the ledger's last commit left off."""
@@ -51,6 +54,11 @@ class Pipeline:
         }
         self.idle = Idle(self.idle.calibrated, book.learnt)
 
+    @property
+    def last_jobs(self) -> tuple[Job, ...]:
+        """Jobs of the last snapshot; after ``restore`` those of the last daemon's."""
+        return self._last.jobs if self._last is not None else ()
+
     def calibrate(self, calibrated: Mapping[str, int]) -> None:
         """Take other calibrated idle powers from now on."""
         self.idle = Idle(calibrated, self.idle.learnt, self.idle.windows)
@@ -58,14 +66,20 @@ class Pipeline:
     def push(self, now: Snapshot) -> Totals:
         """Charge the interval since the last snapshot, commit it, and return the new totals."""
         if self._last is not None and self._last.boot_id != now.boot_id:
-            self._last, self._cursors = None, {}
+            self._last, self._cursors, self._waiting = None, {}, {}
         metered = measure(self._cursors, now.readings, self.regular_ns)
+        read = {delta.device.id for delta in metered.booked}
+        silent = {
+            r.device.id: r.device for r in metered.cursors.values() if r.device.id not in read
+        }
         settled = settle(
-            self._last, now, metered.booked, self.idle.power_uw(), self._carry, self.regular_ns
-        )
+            self._last, now, metered.booked, silent.values(), self.idle.power_uw(), self._carry, self._waiting,
+            self.regular_ns,
+        )  # fmt: skip
         self.totals = applied(self.totals, settled, metered, now, self.linger_ns)
         self.idle = observed(self.idle, settled, metered, self._last, now)
         self._cursors, self._carry, self._last = metered.cursors, settled.carry, now
+        self._waiting = settled.waiting
         self.ledger.commit(
             Book(
                 self.totals,

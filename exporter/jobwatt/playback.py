@@ -38,11 +38,9 @@ class Player:
     def __init__(self, config: Config) -> None:
         self.pipeline = pipeline(config, Ledger(None))
         self.board = Board(config.sample_interval / NS_PER_S)
-        self._gpu_index: dict[str, str] = {}
 
     def push(self, snapshot: Snapshot) -> None:
         """Play one snapshot."""
-        self._gpu_index.update({gpu.uuid: str(gpu.index) for gpu in snapshot.gpus})
         names = sorted({reading.device.source for reading in snapshot.readings})
         self.board.publish(
             View(
@@ -52,7 +50,6 @@ class Player:
                 node="replay",
                 version=__version__,
                 sources=tuple(SourceStatus(name, up=True) for name in names),
-                gpu_index=dict(self._gpu_index),
             )
         )
 

@@ -153,7 +153,7 @@ class Sampler:
     def _with_used_gpus(self, key: str, meta: JobMeta | None) -> JobMeta:
         """A GPU that the job's own processes use is held by it, where nobody else told."""
         meta = meta or JobMeta()
-        if meta.gpus or key not in self._used_gpus:
+        if meta.gpus_by or key not in self._used_gpus:
             return meta
         return replace(meta, gpus=dict(self._used_gpus[key]), gpus_by="process")
 

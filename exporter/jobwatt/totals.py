@@ -106,6 +106,7 @@ class Totals:
     owner_marks: Mapping[str, Mark] = field(default_factory=dict)  # system, unallocated
     devices: Mapping[str, DeviceTotals] = field(default_factory=dict)
     counters: Mapping[CounterKey, int] = field(default_factory=dict)
+    gpu_index: Mapping[str, str] = field(default_factory=dict)  # of every GPU ever seen: a label
     busy_ns: int = 0
     residual_uj: int = 0
 
@@ -124,6 +125,7 @@ def applied(
         owner_marks=_marks(totals.owner_marks, by_owner(owners), now),
         devices=_devices(totals.devices, metered),
         counters=_counters(totals.counters, metered, now.events),
+        gpu_index=_gpu_index(totals.gpu_index, now),
         busy_ns=totals.busy_ns + settled.busy_ns,
         residual_uj=totals.residual_uj + settled.attribution.residual_uj,
     )
@@ -174,6 +176,11 @@ def _devices(was: Mapping[str, DeviceTotals], metered: Metered) -> dict[str, Dev
     return after
 
 
+def _gpu_index(was: Mapping[str, str], now: Snapshot) -> Mapping[str, str]:
+    seen = {gpu.uuid: str(gpu.index) for gpu in now.gpus}
+    return was if seen.items() <= was.items() else {**was, **seen}
+
+
 def _counters(
     was: Mapping[CounterKey, int], metered: Metered, events: Iterable[Sample]
 ) -> Mapping[CounterKey, int]:
@@ -189,7 +196,7 @@ def _counters(
 def _jobs(
     was: Mapping[str, JobTotals], settled: Settlement, now: Snapshot, linger_ns: int
 ) -> dict[str, JobTotals]:
-    after = dict(was)
+    after = _moved(was, settled.renamed)
     for job in now.jobs:
         if job.usage.key not in settled.jobs:  # the first snapshot: nothing to charge yet
             old = after.get(job.usage.key) or JobTotals(job, job.usage.first_ns or now.t_ns)
@@ -200,14 +207,26 @@ def _jobs(
         if job.usage.key in after:
             old = after[job.usage.key]
             after[job.usage.key] = replace(old, job=_remembered(old.job, job))
+    there = {job.usage.key for job in now.jobs}  # a straggler keeps its cgroup, and so its account
     expired = [
-        key for key, job in after.items() if job.ended_ns and now.t_ns - job.ended_ns > linger_ns
+        key
+        for key, job in after.items()
+        if job.ended_ns and now.t_ns - job.ended_ns > linger_ns and key not in there
     ]
     alive = {_identity(key, job) for key, job in after.items() if key not in expired}
     for key in expired:
         # two slurmd of one host may each have a part of a job: its series ends with the last
         if _identity(key, after[key]) not in alive:
             del after[key]
+    return after
+
+
+def _moved(was: Mapping[str, JobTotals], renamed: Mapping[str, str]) -> dict[str, JobTotals]:
+    """Accounts under the keys that their jobs have now."""
+    after = dict(was)
+    for old, new in renamed.items():
+        if old in after and new not in after:
+            after[new] = after.pop(old)
     return after
 
 

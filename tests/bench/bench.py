@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "exporter")]
 
 import encoding  # noqa: E402  the path is set above
+import hooktime  # noqa: E402
 import sampling  # noqa: E402
 import serving  # noqa: E402
 from figures import Figures  # noqa: E402
@@ -84,6 +85,7 @@ def _run(columns: list[int], effort: Effort) -> Figures:
         _say(f"encoder and sampling with {jobs} jobs")
         encoding.measure(figures, jobs, effort.rounds)
         sampling.measure(figures, jobs, effort.rounds)
+    hooktime.measure(figures, effort.rounds)
     traced = columns[len(columns) // 2]
     _say(f"system calls with {traced} jobs")
     serving.trace(figures, traced, effort.trace_s)

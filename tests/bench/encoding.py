@@ -43,7 +43,7 @@ def _compare(figures: Figures, jobs: int, board: Board, rounds: int) -> None:
     assert view is not None
     page = families(view)
     encoder, registry = Encoder(), CollectorRegistry()
-    registry.register(JobwattCollector(page))
+    registry.register(JobwattCollector(lambda: page))
     body = encoder.encode(page, openmetrics=False)
     own = timed(lambda: encoder.encode(page, openmetrics=False), rounds)
     theirs = timed(lambda: generate_latest(registry), rounds)

@@ -45,15 +45,29 @@ _UID_RETRY_NS = (NS_PER_S // 10, 60 * NS_PER_S)
 
 
 class _File:
-    """A file that is opened once and read again and again."""
+    """
+    A file that is opened once and read again and again.
 
-    __slots__ = ("_fd", "path")
+    What has not changed may be another file by now: one that was replaced by a rename (the kernel
+    never does that) has no link left, and is opened anew.
+    """
+
+    __slots__ = ("_fd", "_last", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
+        self._last = b""
 
     def read(self) -> bytes:
+        text = self._pread()
+        if text == self._last and not os.fstat(self._fd).st_nlink:
+            self.close()
+            text = self._pread()
+        self._last = text
+        return text
+
+    def _pread(self) -> bytes:
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return os.pread(self._fd, 8192, 0)
@@ -151,6 +165,7 @@ class Cgroups:
         self._jobs: dict[str, _Job] = {}
         self._roots: list[Root] = []
         self._root_files: dict[str, _File] = {}
+        self._root_ns: dict[str, int] = {}
         self._scanned = False
         self.failures: list[Failure] = []
 
@@ -198,6 +213,9 @@ class Cgroups:
             if text:
                 with suppress(ValueError):  # said of its jobs already
                     times[root.name] = _cpu_ns(text)
+            elif text == b"" and root.name in self._root_ns:  # is being written anew
+                times[root.name] = self._root_ns[root.name]
+        self._root_ns = times
         for path in self._root_files.keys() - paths:
             self._root_files.pop(path).close()
         return times
@@ -283,11 +301,11 @@ class Cgroups:
                 job.mem = _mem_bytes(text)
             if t_ns >= job.facts_ns and (full or not job.facts_ns):
                 self._read_facts(job, t_ns)
+            if job.uid is None and t_ns >= job.uid_ns:
+                self._find_uid(job, t_ns)
         except ValueError as err:
             message = f"cannot parse a file of {job.dir.key}: {err}; is this a cgroup file system?"
             self.failures.append(Failure(SOURCE, "parse", message))
-        if job.uid is None and t_ns >= job.uid_ns:
-            self._find_uid(job, t_ns)
         return job.usage()
 
     def _read_cpu(self, job: _Job, t_ns: int) -> None:
@@ -296,7 +314,8 @@ class Cgroups:
             job.cpu_ns = max(job.cpu_base_ns + _cpu_ns(text), job.cpu_ns or 0)
         elif job.cpu is None and self._uncounted(job, t_ns):
             self._count_processes(job)
-        job.counting = bool(text) or job.tally is not None
+        if text != b"":  # empty while it is being written anew: the next read tells
+            job.counting = text is not None or job.tally is not None
 
     def _get(self, file: _File | None) -> bytes | None:
         """Read a file; None where it is not there, gone (ENODEV) or, with a failure, unreadable."""
@@ -394,7 +413,8 @@ def _mem_bytes(text: bytes) -> int | None:
 def _line(text: bytes, name: bytes, default: int | None = None) -> int:
     at = text.find(name)
     if at >= 0:
-        return int(text[at + len(name) :].split(None, 1)[0])
+        value = text[at + len(name) :].partition(b"\n")[0]
+        return int(value)
     if default is None:
         raise ValueError(f"no {name.decode().strip()} in {text[:40]!r}")
     return default

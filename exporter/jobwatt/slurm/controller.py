@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobwatt.model import Failure
+from jobwatt.slurm.rpc import ASKABLE
+from jobwatt.slurm.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,8 +73,11 @@ class RpcRunner:
         """
         What slurmctld says of the job, None while that is not known yet (it is then asked).
 
-        ``{"jobid": ..., "unknown": True}`` for an id it does not know.
+        ``{"jobid": ..., "unknown": True}`` for an id it does not know, and for what is no id:
+        that is never asked.
         """
+        if not ASKABLE.fullmatch(jobid):
+            return {"jobid": jobid, "unknown": True}
         with self._wake:
             answer = self._answers.get(jobid)
             if answer is not None and not self._expired(jobid):
@@ -140,7 +145,7 @@ class RpcRunner:
         else:
             self._count("failed", missing)
             last = err.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit {code}"]
-            self._failed("unreachable", last[0][:300])
+            self._failed("unreachable", clean(last[0], 300))
 
     def _run(self, ids: list[str]) -> tuple[bytes, bytes, int | None]:
         """Output and exit status of a child, None for a child that had to be killed."""

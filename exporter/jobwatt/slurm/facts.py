@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobwatt.model import JobMeta
 from jobwatt.slurm.gpus import has_uuids
-from jobwatt.slurm.text import clean, cpus_on_node
+from jobwatt.slurm.text import clean, cpus_on_node, is_jobid, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 MAX_ENVIRON = 1 << 20
 MAX_PROCESSES = 16
+MAX_VALUE = 4096  # a longer value is left out, as slurm/hooks.py does: nothing of Slurm's is
+MAX_MEM = 1 << 50
 MIB = 1 << 20
+SURE = ("hook", "pyslurm", "scontrol")  # no user writes what these say
 # A local password file answers well within this; waiting for it keeps a series from beginning
 # without its user. A directory server may take longer, and then the name follows.
 LOOK_S = 0.02
@@ -125,7 +128,7 @@ def read_environ(procfs: Path, pids: Iterable[int], uid: int | None, jobid: str)
     found: list[dict[str, str]] = []
     for pid in sorted(pids)[:MAX_PROCESSES]:
         env = _environ(procfs / str(pid), uid)
-        if env.get("SLURM_JOB_ID", "").isdecimal() and jobid in ("", env["SLURM_JOB_ID"]):
+        if is_jobid(env.get("SLURM_JOB_ID", "")) and jobid in ("", env["SLURM_JOB_ID"]):
             jobid = env["SLURM_JOB_ID"]
             found.append(env)
     return from_environs(found) if found else None
@@ -136,8 +139,9 @@ def from_environs(envs: Sequence[Mapping[str, str]]) -> Facts:
     env = envs[0]
     node, nodelist = env.get("SLURMD_NODENAME", ""), env.get("SLURM_JOB_NODELIST", "")
     cpus = cpus_on_node(env.get("SLURM_JOB_CPUS_PER_NODE", ""), nodelist, node)
-    cpus = cpus or _int(env.get("SLURM_CPUS_ON_NODE"))
-    per_cpu = _int(env.get("SLURM_MEM_PER_CPU")) * cpus
+    cpus = cpus or number(env.get("SLURM_CPUS_ON_NODE"), 6)
+    per_cpu = number(env.get("SLURM_MEM_PER_CPU")) * cpus
+    mem_bytes = (number(env.get("SLURM_MEM_PER_NODE")) or per_cpu) * MIB
     return Facts(
         by="environ",
         jobid=env.get("SLURM_JOB_ID", ""),
@@ -149,24 +153,34 @@ def from_environs(envs: Sequence[Mapping[str, str]]) -> Facts:
         array_job_id=clean(env.get("SLURM_ARRAY_JOB_ID", ""), 20),
         array_task_id=clean(env.get("SLURM_ARRAY_TASK_ID", ""), 20),
         cpus=cpus,
-        mem_bytes=(_int(env.get("SLURM_MEM_PER_NODE")) or per_cpu) * MIB or None,
+        mem_bytes=mem_bytes if 0 < mem_bytes <= MAX_MEM else None,
         gpus=_environ_gpus(envs),
-        start_s=_int(env.get("SLURM_JOB_START_TIME")),
-        limit_end_s=_int(env.get("SLURM_JOB_END_TIME")),
+        start_s=number(env.get("SLURM_JOB_START_TIME")),
+        limit_end_s=number(env.get("SLURM_JOB_END_TIME")),
     )
 
 
 def merge(
-    hook: Facts | None, answer: Facts | None, environ: Facts | None, user: str, uid: int | None
+    hook: Facts | None,
+    answer: Facts | None,
+    environ: Facts | None,
+    user: str,
+    uid: int | None,
+    memory: Facts | None = None,
 ) -> JobMeta:
     """
     Each field from the first source that tells it: hook, slurmctld, environment.
 
     ``user`` and ``uid`` are what the kernel and the password file say; GPUs are left out.
+    ``memory`` is what was known before a restart: of the hook or slurmctld it goes before the
+    environment, which its user may have changed since, else it comes last.
     """
-    told = [facts for facts in (hook, answer, environ) if facts is not None]
+    sure = memory if memory is not None and memory.by in SURE else None
+    unsure = memory if sure is None else None
+    told = [facts for facts in (hook, answer, sure, environ, unsure) if facts is not None]
     first = _first(told)
-    limit = [facts for facts in (answer, hook, environ) if facts is not None]
+    limit = [facts for facts in (answer, hook, sure, environ, unsure) if facts is not None]
+    named = [facts for facts in (answer, sure, environ, hook, unsure) if facts is not None]
     return JobMeta(
         jobid=first("jobid"),
         user=first("user") or user,
@@ -174,7 +188,7 @@ def merge(
         account=first("account"),
         partition=first("partition"),
         qos=first("qos"),
-        name=_first([facts for facts in (answer, environ, hook) if facts])("name"),
+        name=_first(named)("name"),
         array_job_id=first("array_job_id"),
         array_task_id=first("array_task_id"),
         cpus_alloc=first("cpus") or 0,
@@ -261,7 +275,9 @@ def _environ(process: Path, uid: int | None) -> dict[str, str]:
     pairs = (line.partition(b"=") for line in data.split(b"\0"))
     wanted = (b"SLURM", b"CUDA_VISIBLE_DEVICES")
     return {
-        os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs if name.startswith(wanted)
+        os.fsdecode(name): os.fsdecode(value)
+        for name, _, value in pairs
+        if name.startswith(wanted) and len(value) <= MAX_VALUE
     }
 
 
@@ -271,7 +287,3 @@ def _read_all(file: int) -> bytes:
     while len(data) < MAX_ENVIRON and (more := os.read(file, 65_536)):
         data += more
     return data
-
-
-def _int(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() and len(text) <= 12 else 0

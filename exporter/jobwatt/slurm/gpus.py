@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from jobwatt.slurm.text import indexes
+from jobwatt.slurm.text import clean, indexes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 NUMBERINGS = ("minor", "nvml", "list")
 _GRES_INDEXES = re.compile(r"(?:gres[/:])?(?:gpu|shard|mps)\b[^(),]*\((?:[^()]*,)?IDX:([0-9,-]+)\)")
 _NONE = ("", "N/A", "(null)", "none", "NoDevFiles")
+MAX_DEVICES = 4096  # named in one text, repetitions included: far beyond a node's
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Holdings:
     Attributes:
         slices: UUID -> compute slices (all of a whole GPU's; a shard's GPU counts whole here, the
             split between its holders is the attribution's).
-        unknown: what names no GPU of this node, as it was written.
+        unknown: what names no GPU of this node, as it was written, fit to be shown.
     """
 
     slices: Mapping[str, int] = field(default_factory=dict)
@@ -64,7 +65,7 @@ def gpu_holdings(spec: str, inventory: Sequence[GpuState], *, numbering: str = "
     for part in _parts(spec):
         named = _named(part, inventory, numbered)
         if not named:
-            unknown.append(part[:80])
+            unknown.append(clean(part, 80))
         slices.update((gpu.uuid, gpu.slices) for gpu in named)
     return Holdings(slices, tuple(unknown))
 
@@ -94,14 +95,20 @@ def layout_indexes(gres: Mapping[str, object]) -> str:
 
 
 def _parts(spec: str) -> list[str]:
-    """One GPU each; a range is taken apart, so that one unknown GPU does not hide its neighbours."""
+    """
+    One GPU each; a range is taken apart, so that one unknown GPU does not hide its neighbours.
+
+    What stands behind the ``MAX_DEVICES``th is not looked at: no node has so many.
+    """
     parts: list[str] = []
-    for part in (piece.strip() for piece in spec.split(",")):
+    for part in (piece.strip() for piece in spec.split(",", MAX_DEVICES)):
+        if len(parts) >= MAX_DEVICES:
+            break
         try:
-            parts.extend(str(at) for at in indexes(part))
+            parts.extend(str(at) for at in indexes(part, MAX_DEVICES - len(parts)))
         except ValueError:
             parts.append(part)
-    return [part for part in parts if part not in _NONE]
+    return [part for part in dict.fromkeys(parts) if part not in _NONE]
 
 
 def _numbered(inventory: Sequence[GpuState], numbering: str) -> dict[str, GpuState]:
@@ -133,10 +140,10 @@ def _named(
     if part.startswith(("GPU-", "MIG-")):
         return _by_uuid(part, inventory)
     parent, colon, instance = part.partition(":")
-    if colon and parent.isdecimal() and instance.isdecimal():
-        wanted = (int(parent), int(instance))
-        return [gpu for gpu in inventory if (gpu.index, gpu.mig_device) == wanted]
-    return []
+    if not colon:
+        return []
+    wanted = (parent, instance)  # as text: a number of any length is harmless
+    return [gpu for gpu in inventory if (str(gpu.index), str(gpu.mig_device)) == wanted]
 
 
 def _by_uuid(text: str, inventory: Sequence[GpuState]) -> list[GpuState]:

@@ -21,10 +21,18 @@ import time
 TYPE_CHECKING = False  # typing itself is an import too many here
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TextIO
 
 LIMIT_S = 0.2
 STATE = "/var/lib/jobwatt"
 EVENTS = ("prolog", "epilog")
+USAGE = """usage: jobwatt hook prolog|epilog [--path.state DIR]
+
+Called by Slurm's Prolog and Epilog: leave a record of the job for the daemon under DIR/hooks.
+Always exits with 0.
+
+  --path.state DIR  the daemon's state directory (default: {})
+"""
 VARIABLES = (
     "SLURM_JOB_ID",
     "SLURM_JOB_USER",
@@ -89,22 +97,41 @@ def node_name(env: Mapping[str, str]) -> str:
 
 def run_hook(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """
-    ``prolog|epilog [--path.state=DIR]``: store the record; always 0, always within ``LIMIT_S``.
+    ``prolog|epilog [--path.state DIR]``: store the record; always 0, always within ``LIMIT_S``.
 
     Trouble is one line on stderr (slurmd puts it into its log): a hook that failed would drain
     the node. Uses SIGALRM, so it is for a process that does nothing else.
     """
     _limit()
     t_ns, wall_s = time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time()
-    state = STATE
-    for flag in argv[1:]:
-        if flag.startswith("--path.state="):
-            state = flag.partition("=")[2]
+    if "-h" in argv or "--help" in argv:
+        _say(sys.stdout, USAGE.format(STATE))
+        return 0
+    event, state, odd = _arguments(argv)
+    if odd:
+        _complain(f"jobwatt hook: ignored: {' '.join(odd)}; known is --path.state DIR")
     try:
-        write(state, argv[0] if argv else "", env, t_ns=t_ns, wall_s=wall_s)
+        write(state, event, env, t_ns=t_ns, wall_s=wall_s)
     except (OSError, ValueError) as err:
         _complain(f"jobwatt hook: nothing recorded under {state}/hooks: {err}")
     return 0
+
+
+def _arguments(argv: Sequence[str]) -> tuple[str, str, list[str]]:
+    """Event, state directory, and what is neither."""
+    event, state, odd = "", STATE, []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--path.state":
+            value = value if equals else next(words, "")
+            state = value or state
+            odd += [] if value else [word]
+        elif event or word.startswith("-"):
+            odd.append(word)
+        else:
+            event = word
+    return event, state, odd
 
 
 def _limit() -> None:
@@ -113,16 +140,24 @@ def _limit() -> None:
 
 
 def _complain(line: str) -> None:
+    _say(sys.stderr, line.replace("\n", " ")[:500] + "\n")
+
+
+def _say(stream: TextIO, text: str) -> None:
     try:
-        sys.stderr.write(line.replace("\n", " ")[:500] + "\n")
-        sys.stderr.flush()
+        stream.write(text)
+        stream.flush()
     except (OSError, ValueError, AttributeError):  # closed, full or missing: nobody to tell
         return
 
 
 def _boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
-        return file.read().strip()
+    """Tell the kernel's own, whatever the daemon is told to read; "" where it is hidden."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _quote(text: str) -> str:

@@ -29,6 +29,7 @@ _JOB_NAME = r"(?:job_(?P<jobid>[0-9]{1,10})|(?P<sluid>[sS][0-9a-hjkmnp-tv-zA-HJK
 _JOB = re.compile(_JOB_NAME)
 _V1_ROOT = re.compile(r"slurm(?:_(?P<node>[^/]+))?")
 _V2_ROOT = re.compile(r"(?:(?P<node>[^/]+)_)?slurmstepd\.scope")
+_CPUS = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")  # no count that fills the memory
 _UID = re.compile(r"uid_([0-9]{1,10})")
 _PROC_PATH = re.compile(
     r"/(?:slurm(?:_(?P<node1>[^/]+))?/uid_[0-9]+|(?:(?P<node2>[^/]+)_)?slurmstepd\.scope)/"
@@ -118,12 +119,18 @@ def is_jobs_business(name: str) -> bool:
 
 
 def parse_cpus(text: str) -> frozenset[int] | None:
-    """Parse a kernel CPU list (``0-3,8``); None where it is empty: not confined."""
+    """
+    Parse a kernel CPU list (``0-3,8``); None where it is empty: not confined.
+
+    Raises:
+        ValueError: the text is not such a list.
+    """
     cpus: set[int] = set()
-    for part in text.strip().split(","):
-        first, dash, last = part.partition("-")
-        if first:
-            cpus.update(range(int(first), int(last if dash else first) + 1))
+    for part in filter(None, text.strip().split(",")):
+        match = _CPUS.fullmatch(part)
+        if match is None:
+            raise ValueError(f"{part[:40]!r} in a list of CPUs")
+        cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return frozenset(cpus) or None
 
 
@@ -141,7 +148,7 @@ def walk(path: str) -> Iterator[tuple[str, list[int]]]:
         path = todo.pop()
         procs = read_file(f"{path}/cgroup.procs", 1 << 20) or b""
         # 0 stands for a process of another PID namespace
-        yield path, [pid for pid in map(int, procs.split()) if pid]
+        yield path, [int(pid) for pid in procs.split() if pid.isdigit() and pid != b"0"]
         try:
             with os.scandir(path) as entries:
                 todo.extend(e.path for e in entries if e.is_dir(follow_symlinks=False))

@@ -90,7 +90,7 @@ def anon_bytes(procfs: str, pid: int, stat: Stat) -> int:
     memory, which a sum over processes would count once per process.
     """
     fields = (read_file(f"{procfs}/{pid}/statm") or b"").split()
-    if len(fields) < 3:
+    if len(fields) < 3 or not (fields[1].isdigit() and fields[2].isdigit()):
         return stat.rss_pages * PAGE_BYTES
     return max(0, int(fields[1]) - int(fields[2])) * PAGE_BYTES
 

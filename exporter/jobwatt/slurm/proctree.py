@@ -158,7 +158,9 @@ class ProcTree:
         """List PID -> inode of the processes."""
         try:
             with os.scandir(self._procfs) as entries:
-                return {int(e.name): e.inode() for e in entries if e.name.isdigit()}
+                return {
+                    int(e.name): e.inode() for e in entries if e.name.isascii() and e.name.isdigit()
+                }
         except OSError as err:
             message = f"cannot list {self._procfs}: {err.strerror}; give --path.procfs"
             self.failures.append(Failure(SOURCE, "io", message))

@@ -32,7 +32,7 @@ Record = dict[str, Any]
 CONFS = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 SCONTROL_S = 30  # the parent's limit comes first; this one is for a person who runs it by hand
 HOLDING = ("RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STOPPED", "RESIZING", "STAGE_OUT")
-_ID = re.compile(r"\d{1,10}|s[0-9A-Za-z]{13}")
+ASKABLE = re.compile(r"[0-9]{1,10}|s[0-9A-Za-z]{13}")
 # Slurm prints keys in one order (slurm_sprint_job_info in job_info.c): ids, JobName, then these.
 # JobName before them and Comment, Command, WorkDir ... behind are free text of the user.
 _HEAD = re.compile(
@@ -310,7 +310,7 @@ def main(argv: Sequence[str]) -> int:
     """Answer each id in turn; the exit status is 1 where slurmctld could not be asked."""
     pyslurm = load_pyslurm()
     try:
-        for jobid in (arg for arg in argv if _ID.fullmatch(arg)):
+        for jobid in (arg for arg in argv if ASKABLE.fullmatch(arg)):
             numeric = pyslurm is not None and jobid.isdecimal()
             answer = by_pyslurm(pyslurm, jobid) if pyslurm and numeric else by_scontrol(jobid)
             sys.stdout.write(json.dumps(answer) + "\n")

@@ -10,8 +10,21 @@ from __future__ import annotations
 import re
 
 MAX_NODES = 65_536
-_REPEATED = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+MAX_BRACKETS = 8  # of one name; each multiplies the work
+MAX_NAME = 256  # of a node; slurm.conf's are host names
+_REPEATED = re.compile(r"([0-9]{1,6})(?:\(x([0-9]{1,5})\))?")
 _BRACKETS = re.compile(r"\[([0-9,-]+)\]")
+_JOBID = re.compile(r"[1-9][0-9]{0,9}")  # Slurm's are 32 bits
+
+
+def is_jobid(text: str) -> bool:
+    """Whether the text is a job's number as Slurm writes it, and no longer than one can be."""
+    return _JOBID.fullmatch(text) is not None
+
+
+def number(text: str | None, digits: int = 11) -> int:
+    """ASCII digits as a number; 0 for anything else, and for more of them than any date has."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= digits else 0
 
 
 def clean(text: str, limit: int = 256) -> str:
@@ -31,7 +44,7 @@ def indexes(spec: str, limit: int = 4096) -> list[int]:
     found: list[int] = []
     for part in spec.split(","):
         low, _, high = part.partition("-")
-        if not low.isdecimal() or (high and not high.isdecimal()):
+        if not _is_index(low) or (high and not _is_index(high)):
             raise ValueError(f"not a list of indexes: {spec[:80]!r}")
         first, last = int(low), int(high or low)
         if last - first >= limit - len(found):
@@ -57,9 +70,10 @@ def cpus_on_node(cpus_per_node: str, nodelist: str, node: str) -> int:
     counts: list[int] = []
     for part in cpus_per_node.split(","):
         match = _REPEATED.fullmatch(part.strip())
-        if match is None or int(match[2] or 1) > MAX_NODES:
+        times = int(match[2] or 1) if match else 0
+        if match is None or times > MAX_NODES - len(counts):
             return 0
-        counts.extend([int(match[1])] * int(match[2] or 1))
+        counts.extend([int(match[1])] * times)
     if len(set(counts)) == 1:
         return counts[0]
     try:
@@ -81,16 +95,33 @@ def _split_outside_brackets(text: str) -> list[str]:
 
 def _expand_one(part: str, room: int) -> list[str]:
     """Each bracket multiplies what stands around it: ``r[1-2]n[1-2]`` are four names."""
-    match = _BRACKETS.search(part)
-    if match is None:
-        if "[" in part or "]" in part or room < 1:
-            raise ValueError(f"not a node list, or too long: {part[:80]!r}")
-        return [part]
-    names: list[str] = []
-    for piece in match[1].split(","):
+    names, at = [""], 0
+    if part.count("[") > MAX_BRACKETS:
+        raise ValueError(f"not a node list, or too long: {part[:80]!r}")
+    for match in _BRACKETS.finditer(part):
+        numbers = _numbers(match[1], room // len(names))
+        before = part[at : match.start()]
+        if "[" in before or "]" in before:
+            raise ValueError(f"not a node list: {part[:80]!r}")
+        names = [f"{name}{before}{numeral}" for name in names for numeral in numbers]
+        at = match.end()
+        if len(names[-1]) > MAX_NAME:
+            break
+    rest = part[at:]
+    if "[" in rest or "]" in rest or room < 1 or len(names[-1]) + len(rest) > MAX_NAME:
+        raise ValueError(f"not a node list, or too long: {part[:80]!r}")
+    return [name + rest for name in names]
+
+
+def _numbers(spec: str, limit: int) -> list[str]:
+    """``01-02,5`` as 01, 02, 5. Raises ValueError for more than ``limit`` of them."""
+    found: list[str] = []
+    for piece in spec.split(","):
         low, _, high = piece.partition("-")
-        for number in indexes(piece, MAX_NODES):
-            width = len(low) if high or len(low) > 1 else 0
-            name = f"{part[: match.start()]}{number:0{width}d}{part[match.end() :]}"
-            names.extend(_expand_one(name, room - len(names)))
-    return names
+        width = len(low) if high or len(low) > 1 else 0
+        found.extend(f"{at:0{width}d}" for at in indexes(piece, limit - len(found)))
+    return found
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10

@@ -30,14 +30,14 @@ from jobwatt.sources.nvml_calls import (
     unload_library,
 )
 from jobwatt.sources.nvml_events import Events
-from jobwatt.sources.nvml_gpu import Cadence, Gpu, Part
+from jobwatt.sources.nvml_gpu import SPREAD, Cadence, Gpu, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PROC = Path("/proc")
 _EVERY_NS = 10 * NS_PER_S
-_SPREAD = 8  # GPUs of a common node
+_GENTLY_NS = 5 * NS_PER_S
 
 
 def boottime_ns() -> int:
@@ -61,6 +61,10 @@ class NvmlSource:
         procfs: where the kernel tells whether the driver is loaded, for the message.
         process_every_ns: process lists are taken at most this often.
         slow_every_ns: likewise throttling, ECC, limits and the MIG partition.
+        gentle_every_ns: likewise temperature, clocks and GPM of whole GPUs, one GPU after the
+            other. Each call waits for the driver; temperature and clocks are only shown, and a GPM
+            figure is the average since the one before, so a longer window loses nothing. GPM of
+            MIG instances is taken at each full read: their idle time is counted from it.
         clock: CLOCK_BOOTTIME in ns.
     """
 
@@ -72,10 +76,11 @@ class NvmlSource:
         procfs: Path = _PROC,
         process_every_ns: int = _EVERY_NS,
         slow_every_ns: int = _EVERY_NS,
+        gentle_every_ns: int = _GENTLY_NS,
         clock: Callable[[], int] = boottime_ns,
     ) -> None:
         self._procfs, self._clock = procfs, clock
-        self._cadence = Cadence(process_every_ns, slow_every_ns)
+        self._cadence = Cadence(process_every_ns, slow_every_ns, gentle_every_ns)
         self._lock = threading.Lock()
         self._api: Any = None
         self._gpus: dict[str, Gpu] = {}  # by UUID, ever seen
@@ -198,7 +203,7 @@ class NvmlSource:
     def _attach(self, uuid: str, handle: Any, index: int, now_ns: int) -> None:
         gpu = self._gpus.setdefault(uuid, Gpu(uuid, index, self._cadence, self._clock))
         # One GPU's list at a time, or all of them would fall into the same read.
-        offset_ns = self._cadence.process_every_ns * (index % _SPREAD) // _SPREAD
+        offset_ns = self._cadence.process_every_ns * (index % SPREAD) // SPREAD
         try:
             gpu.attach(self._api, handle, index, offset_ns)
         except GpuLostError as err:

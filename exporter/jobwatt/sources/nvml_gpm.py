@@ -96,7 +96,11 @@ class Gpm:
         request.sample1, request.sample2 = self._older, self._newer  # type: ignore[attr-defined]
         if self._calls.ask_optional("nvmlGpmMetricsGet", request) is None:
             return {}
-        values = ((item.metricId, item.value) for item in self._items if not item.nvmlReturn)
+        values = (
+            (key, item.value)
+            for key, item in zip(_IDS, self._items, strict=True)
+            if not item.nvmlReturn
+        )
         # SM activity of a MIG instance is seen above 100 % (DCGM#152).
         return {key: min(value, 100.0) / 100 for key, value in values if math.isfinite(value)}
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 _ENERGY_PATIENCE = 10  # reads in a row without an answer, then the counter counts as not there
+SPREAD = 8  # GPUs of a common node: what is asked seldom is asked of one after the other
 _POWER_AVERAGE = 185  # NVML_FI_DEV_POWER_AVERAGE
 _TEMPERATURE_GPU, _CLOCK_SM, _CLOCK_MEM = 0, 1, 2  # nvmlTemperatureSensors_t, nvmlClockType_t
 
@@ -43,6 +44,7 @@ class Cadence:
 
     process_every_ns: int
     slow_every_ns: int
+    gentle_every_ns: int
 
 
 @dataclass(slots=True)
@@ -81,6 +83,9 @@ class Gpu:
         self._busy: int | None = None
         self._memory: tuple[int, int] | None = None
         self._slow: list[Sample] = []
+        self._gentle: list[Sample] = []
+        self._gentle_due_ns = self._gentle_offset_ns = 0
+        self._gpm_seen = False
         self._shown: list[Sample] = []
         self._incomplete = True
         self._slow_due_ns = 0
@@ -98,6 +103,8 @@ class Gpu:
         self._gpm = Gpm(api, self._calls, handle, self._clock)
         every = self._cadence.process_every_ns
         self._processes = Processes(self._calls, handle, every, process_offset_ns)
+        gentle = self._cadence.gentle_every_ns
+        self._gentle_offset_ns = gentle * (index % SPREAD) // SPREAD
         self.up = True
 
     def _identify(self, handle: Any, index: int) -> None:
@@ -181,9 +188,13 @@ class Gpu:
             self._watch_partition()
         memory = self._calls.ask(MEMORY_CALL, self.facts.handle)
         self._memory = None if memory is None else (memory.used, memory.total)
+        gentle = now_ns >= self._gentle_due_ns
+        if gentle:
+            self._look_gently(now_ns)
         shown = [self._info, self._sample("up", 1), *self._quick(power_mw, memory_busy)]
+        shown += self._gentle
         if not self._partition.enabled:
-            shown += self._activity(now_ns)
+            shown += self._activity(now_ns, sample=gentle or not self._gpm_seen)
         self._shown = [*shown, *self._partition.read(now_ns), *self._slow]
 
     def _sample(self, name: str, value: float) -> Sample:
@@ -197,13 +208,21 @@ class Gpu:
             ("memory_busy_ratio", memory_busy, 100),
             ("memory_used_bytes", used, 1),
             ("memory_total_bytes", total, 1),
-            ("temperature_celsius", self._temperature(), 1),
-            ("sm_clock_hertz", self._clock_hz(_CLOCK_SM), 1),
-            ("memory_clock_hertz", self._clock_hz(_CLOCK_MEM), 1),
         )
         return [
             self._sample(name, value / unit) for name, value, unit in figures if value is not None
         ]
+
+    def _look_gently(self, now_ns: int) -> None:
+        """Temperature and clocks; when next. The first time all at once, then GPU after GPU."""
+        self._gentle_due_ns = now_ns + self._cadence.gentle_every_ns + self._gentle_offset_ns
+        self._gentle_offset_ns = 0
+        figures = (
+            ("temperature_celsius", self._temperature()),
+            ("sm_clock_hertz", self._clock_hz(_CLOCK_SM)),
+            ("memory_clock_hertz", self._clock_hz(_CLOCK_MEM)),
+        )
+        self._gentle = [self._sample(name, value) for name, value in figures if value is not None]
 
     def _temperature(self) -> int | None:
         value = self._number("nvmlDeviceGetTemperatureV", _TEMPERATURE_GPU)
@@ -215,8 +234,9 @@ class Gpu:
         mhz = self._number("nvmlDeviceGetClockInfo", clock, key=f"clock {clock}")
         return None if mhz is None else mhz * 1_000_000
 
-    def _activity(self, now_ns: int) -> list[Sample]:
-        ratios = self._gpm.read() if self._gpm else {}
+    def _activity(self, now_ns: int, *, sample: bool) -> list[Sample]:
+        """GPM's figures, from a new sample or the last one's, and the processes."""
+        ratios = self._gpm_ratios(sample=sample)
         samples = [
             Sample(name, self.facts.labels, ratios[key]) for key, name in SAMPLES if key in ratios
         ]
@@ -224,6 +244,15 @@ class Gpu:
         if processes is not None:
             samples.append(self._sample("processes", len(processes)))
         return samples
+
+    def _gpm_ratios(self, *, sample: bool) -> dict[int, float]:
+        if self._gpm is None:
+            return {}
+        if sample:
+            self._gpm_seen = bool(
+                self._gpm.read()
+            )  # until there is a figure, the next read samples again
+        return self._gpm.ratios
 
     def _look_slowly(self) -> None:
         if self._incomplete:

@@ -1,5 +1,5 @@
 """
-The node's own CPU time and memory, its boot and its sockets, from procfs and sysfs.
+The node's own CPU time and memory, its boot and its dies, from procfs and sysfs.
 
 Figures are what the kernel counts for the whole machine; nothing here knows of jobs. A file that
 cannot be read leaves its figures out: an empty mapping, ``None``, "".
@@ -29,9 +29,8 @@ _CPU_DIR = re.compile(r"cpu(\d+)")
 class ProcStat:
     """Busy time of every logical CPU and memory of the node, each read from a file kept open."""
 
-    def __init__(self, procfs: Path, sysfs: Path) -> None:
+    def __init__(self, procfs: Path) -> None:
         self._procfs = procfs
-        self._sysfs = sysfs
         self._stat = _Kept(procfs / "stat")
         self._meminfo = _Kept(procfs / "meminfo")
         self._stat_bytes = _STAT_BYTES
@@ -62,10 +61,6 @@ class ProcStat:
             log.warning("cannot read %s: %s", path, err)
             return ""
 
-    def sockets(self) -> dict[int, frozenset[int]]:
-        """Logical CPUs of each socket."""
-        return sockets(self._sysfs)
-
     def close(self) -> None:
         """Let go of the files; a later ``read`` opens them again."""
         self._stat.close()
@@ -73,24 +68,37 @@ class ProcStat:
 
 
 class _Kept:
-    """A file held open and read from its start each time; b"" while it cannot be read."""
+    """
+    A file held open and read from its start each time; b"" while it cannot be read.
+
+    One that was replaced by a rename is opened anew: it does not change any more, and has no link.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = -1
         self._told = False
+        self._last = b""
 
     def pread(self, size: int) -> bytes:
         try:
-            if self._fd < 0:
-                self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            return os.pread(self._fd, size, 0)
+            data = self._read(size)
+            if data == self._last and not os.fstat(self._fd).st_nlink:
+                self.close()
+                data = self._read(size)
+            self._last = data
         except OSError as err:
             self.close()
             if not self._told:
                 log.warning("cannot read %s: %s", self._path, err.strerror)
                 self._told = True
             return b""
+        return data
+
+    def _read(self, size: int) -> bytes:
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(self._fd, size, 0)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -108,13 +116,12 @@ def parse_stat(data: bytes) -> dict[int, int]:
     for line in data.split(b"\n"):
         if not line.startswith(b"cpu"):
             break
-        name, *ticks = line.split(None, 8)
         try:
-            cpu = int(name[3:])
-            total = int(ticks[0]) + int(ticks[1]) + int(ticks[2]) + int(ticks[5]) + int(ticks[6])
-        except (ValueError, IndexError):  # the sum line "cpu", or a line cut short
+            name, user, nice, system, _, _, irq, softirq, _ = line.split(None, 8)
+            total = int(user) + int(nice) + int(system) + int(irq) + int(softirq)
+            busy[int(name[3:])] = total * _TICK_NS
+        except ValueError:  # the sum line "cpu", or a line cut short
             continue
-        busy[cpu] = total * _TICK_NS
     return busy
 
 
@@ -150,14 +157,6 @@ def dies(sysfs: Path) -> dict[tuple[int, int], frozenset[int]]:
         if package is not None and package >= 0:  # -1: a platform that does not know
             found.setdefault((package, _number(topology / "die_id") or 0), set()).add(cpu)
     return {key: frozenset(cpus) for key, cpus in sorted(found.items())}
-
-
-def sockets(sysfs: Path) -> dict[int, frozenset[int]]:
-    """Logical CPUs of each socket, by physical package id; empty where it is not told."""
-    found: dict[int, frozenset[int]] = {}
-    for (package, _), cpus in dies(sysfs).items():
-        found[package] = found.get(package, frozenset()) | cpus
-    return found
 
 
 def parse_cpulist(text: str) -> frozenset[int]:

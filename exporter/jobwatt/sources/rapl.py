@@ -52,6 +52,7 @@ class RaplSource:
         self._retry_ns = first_retry_ns
         self._next_scan_ns = 0
         self._open: dict[str, _Open] = {}
+        self._last: dict[str, int] = {}  # value by device
         self._failures: dict[str, Failure] = {}  # by device, "" for powercap as a whole
         self._perf = PerfPower(sysfs, _NAME)
         self._on_perf = False
@@ -72,7 +73,14 @@ class RaplSource:
         for opened in tuple(self._open.values()):
             zone = opened.zone
             try:
-                value = int(os.pread(opened.fd, 32, 0))
+                text = os.pread(opened.fd, 32, 0)
+                if not text:  # is being written anew: the next read tells
+                    continue
+                value = int(text)
+                if value == self._last.get(zone.device.id) and not os.fstat(opened.fd).st_nlink:
+                    self._next_scan_ns = 0  # another file has its name: opened by the next read
+                    continue
+                self._last[zone.device.id] = value
             except (OSError, ValueError) as err:
                 self._break(zone, err)
                 self._next_scan_ns = 0  # whether it is gone, or perf must take over
@@ -132,7 +140,7 @@ class RaplSource:
                 self._open[device] = _Open(zone, before.fd, inode)  # its CPUs may have changed
                 return
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            int(os.pread(fd, 32, 0))
+            int(os.pread(fd, 32, 0) or b"0")  # empty: is being written anew
         except (OSError, ValueError) as err:
             if fd >= 0:
                 os.close(fd)

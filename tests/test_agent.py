@@ -1,0 +1,58 @@
+"""The loop: what one sample may do to the daemon, and what a signal may."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from jobwatt.agent import Agent, pipeline
+from jobwatt.board import Board
+from jobwatt.config import Config
+from jobwatt.ledger import Ledger
+from world import World
+
+
+class Faulty:
+    """A sampler that fails at every second sample: a fault that nobody has thought of."""
+
+    boot_id, status, sources = "boot", (), ()
+    resolver = SimpleNamespace(remember=lambda jobs: None)
+
+    def __init__(self):
+        self.world, self.taken = World(), 0
+
+    def take(self, *, full, cause):
+        self.taken += 1
+        self.world.run(1)
+        if self.taken % 2 == 0:
+            raise ValueError("a file said what no file says")
+        return self.world.snapshot()
+
+
+@pytest.fixture
+def agent(tmp_path):
+    config = Config(path_state=tmp_path)
+    return Agent(config, Faulty(), pipeline(config, Ledger(None)), Board(1.0), events=None)
+
+
+def test_a_failed_sample_costs_a_sample(agent, caplog):
+    """Whatever a sample raises is said once, counted, and gone on from; counters bridge it."""
+    with caplog.at_level(logging.ERROR):
+        agent.begin()
+        for _ in range(6):
+            agent._sample(full=True, cause="tick")
+    assert len([r for r in caplog.records if "measuring goes on" in r.message]) == 1
+    totals = agent.pipeline.totals
+    assert totals.counters["jobwatt_source_errors_total", ("sampler", "exception")] == 3
+    assert totals.devices["intel-rapl:0"].energy_uj == 6 * 100 * 10**6
+
+
+def test_signals_leave_their_work_to_the_loop(agent):
+    """A handler only notes what is wanted: it may have interrupted a write to the log."""
+    agent._orders.append(agent.stop)
+    assert not agent.stopping
+    agent._obey()
+    assert agent.stopping
+    assert agent._orders == []
