@@ -65,6 +65,10 @@ def job_files(cgroupfs: Path, *, full: bool) -> list[tuple[Path, int]]:
     ]
 
 
+# Temperature, clocks and GPM are asked every 5 s, at ticks of 1 s.
+GENTLE = 5
+
+
 class BareNvml:
     """The calls of a full and of a short read, with nothing around them."""
 
@@ -72,6 +76,7 @@ class BareNvml:
         pynvml.nvmlInit()
         stack.callback(pynvml.nvmlShutdown)
         self._gpus = [self._gpu(i) for i in range(GPUS)]
+        self._reads = 0
 
     def _gpu(self, index: int) -> tuple[Any, Any, Any, Any]:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -85,11 +90,15 @@ class BareNvml:
         return handle, older, newer, request
 
     def read(self) -> None:
-        for handle, _, newer, request in self._gpus:
+        """What the sampler asks at a tick: all of some GPUs, each in turn every fifth tick."""
+        self._reads += 1
+        for index, (handle, _, newer, request) in enumerate(self._gpus):
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
             pynvml.nvmlDeviceGetFieldValues(handle, [185])
             pynvml.nvmlDeviceGetUtilizationRates(handle)
             pynvml.nvmlDeviceGetMemoryInfo(handle)
+            if (index + self._reads) % GENTLE:
+                continue
             pynvml.nvmlDeviceGetTemperatureV(handle, 0)
             pynvml.nvmlDeviceGetClockInfo(handle, 1)
             pynvml.nvmlDeviceGetClockInfo(handle, 2)
@@ -185,9 +194,11 @@ def _report(figures: Figures, section: str, jobs: int, ms: dict[str, float]) -> 
     for kind, what in (("full", "at a tick"), ("short", "at a job event")):
         floor = ms[f"floor {kind}"] + ms.get(f"nvml {kind}", 0.0)
         figures.set(section, f"sample {what}", jobs, ms[f"take {kind}"], "ms")
-        figures.set(section, "  floor: bare pread of its files", jobs, ms[f"floor {kind}"], "ms")
+        figures.set(
+            section, f"  floor {what}: bare pread of its files", jobs, ms[f"floor {kind}"], "ms"
+        )
         if f"nvml {kind}" in ms:
-            figures.set(section, "  floor: bare NVML calls", jobs, ms[f"nvml {kind}"], "ms")
+            figures.set(section, f"  floor {what}: bare NVML calls", jobs, ms[f"nvml {kind}"], "ms")
         figures.set(
             section,
             f"  sample {what} / floor",
