@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import shortjobs
 from realnode import WATTS, RealNode
 from slurm import scenario
 from slurm.records import numbers
@@ -231,6 +232,17 @@ def test_timeout(tmp_path):
         rows = raw_ids(cluster, jobid)
         time.sleep(1)
         check_identity(node.daemon.samples(2), rows)
+
+
+@pytest.mark.slow
+def test_short_jobs(tmp_path):
+    """Jobs of 0.2 to 2 s in a row get at least 98 % of their dynamic energy (`make short-jobs`: 200 of them)."""
+    if native_mode() != "cgv1":
+        pytest.skip("the simulator reads cgroup v1")
+    result = shortjobs.measure(tmp_path, 20, hooks=True, longest=2.0)
+    assert result.jobs == 20
+    assert result.unresolved == 0
+    assert result.booked >= 0.98, result
 
 
 @pytest.mark.uml

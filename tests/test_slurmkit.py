@@ -205,12 +205,6 @@ class TestJobs:
         )
         assert sum(burn.seconds for burn in burns) < wall < sum(burn.seconds for burn in burns) + 8
 
-    @pytest.mark.slow
-    def test_timeout(self, cluster: Cluster) -> None:  # noqa: F811
-        """A job over its limit ends as TIMEOUT, a minute and a half later."""
-        job = scenario.submit(cluster, scenario.TIMEOUT)
-        assert cluster.wait(job, timeout=150) == "TIMEOUT"
-
 
 @pytest.mark.uml
 class TestUml:
