@@ -95,7 +95,7 @@ def where(node, tmp_path):
 def test_usage_error_names_the_flag(inside, argv, named):
     """A wrong flag or value: 2, nothing on stdout, and the last line names the flag and, misspelt, the nearest."""
     done = inside(*argv)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert named in done.stderr.splitlines()[-1], done.stderr
 
 
@@ -426,3 +426,10 @@ def test_stdout_that_is_full(where):
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
     assert "No space left" in done.stderr
+
+
+def test_a_misspelt_flag_names_the_nearest():
+    """Exit code 2 and one line with the flag that was meant."""
+    done = jobwatt("serve", "--web.listen-adress=:1")
+    assert done.returncode == 2
+    assert "--web.listen-adress=:1; did you mean --web.listen-address?" in done.stderr

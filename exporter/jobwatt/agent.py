@@ -292,16 +292,19 @@ class Agent:
 
 def serve(config: Config) -> None:
     """Run the daemon until a signal; OSError, ValueError or LedgerBusyError where it cannot start."""
+    board = Board(config.sample_interval / NS_PER_S, own_metrics)
+    server = WebServer(
+        config.web_listen_address, board, config.web_config_file
+    )  # wrong usage touches nothing
     ledger = Ledger(config.path_state / "ledger.db")
     _make_hook_directory(config)
     agent = Agent(
         config,
         sampler(config, keeper=True),
         pipeline(config, ledger),
-        Board(config.sample_interval / NS_PER_S, own_metrics),
+        board,
         Events([config.path_state / "hooks"]),
     )
-    server = WebServer(config.web_listen_address, agent.board, config.web_config_file)
     try:
         agent.install_signals()
         agent.begin()  # before anybody can ask: an empty page would end every series

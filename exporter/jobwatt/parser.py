@@ -30,7 +30,11 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; a usage error prints one line and exits with 2."""
-    return build().parse_args(argv)
+    parser = build()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command's own parser, which knows what may have been meant
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
 
 
 def build() -> argparse.ArgumentParser:
@@ -55,6 +59,7 @@ def build() -> argparse.ArgumentParser:
     hook = commands.add_parser(
         "hook", help="for Slurm's Prolog and Epilog: tell the daemon that a job begins or ends"
     )
+    hook.set_defaults(parser=hook)
     hook.add_argument("event", choices=["prolog", "epilog"])
     hook.add_argument(
         "--path.state",
@@ -120,6 +125,7 @@ def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) ->
         name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
     )
     add_flags(parser)
+    parser.set_defaults(parser=parser)
     return parser
 
 
