@@ -477,6 +477,7 @@ def _clean(facts: dict[str, Any]) -> None:
 
     def processes() -> set[int]:
         directories = list(cgroups.job_directories(nodes, first))
+        cgroups.thaw(directories)  # a frozen process does not even die of SIGKILL
         in_jobs = {pid for directory in directories for pid in members(directory)}
         return in_jobs | set(processes_of(run / "etc" / "slurm.conf"))
 

@@ -39,6 +39,14 @@ def job_directories(nodes: Iterable[str], first_job: int) -> Iterator[Path]:
                 yield path
 
 
+def thaw(directories: Iterable[Path]) -> None:
+    """Let go of what a slurmd that was killed had frozen (cgroup v1: to kill a step it freezes it)."""
+    for directory in directories:
+        for state in directory.rglob("freezer.state"):
+            with suppress(OSError):  # the cgroup went meanwhile
+                state.write_text("THAWED")
+
+
 def unused(nodes: Iterable[str]) -> list[Path]:
     """Trees of nodes in which nobody has a job."""
     return [root for root in node_roots(nodes) if not any(root.rglob("job_*"))]
