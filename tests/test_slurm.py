@@ -156,12 +156,9 @@ def test_panel_without_hooks(tmp_path):
         )
         page = finish(node)
         check_identity(page, rows)
-        for label in ("two_nodes", "gpus_option", "per_task", "suspended", "two_steps", "direct"):
-            jobid = jobs[label]
-            assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), (
-                label,
-                jobid,
-            )
+        for jobid, row in rows.items():
+            if unix(row["End"]) - unix(row["Start"]) >= 3:  # slurmctld is asked after a second
+                assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), row
 
 
 def test_a_lying_environment_is_overruled(tmp_path):

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_AT_NS = (0, 2 * NS_PER_S, 10 * NS_PER_S, 60 * NS_PER_S)  # the batch script may start late
+READ_AT_NS = (
+    0,
+    NS_PER_S // 4,
+    NS_PER_S,
+    2 * NS_PER_S,
+    10 * NS_PER_S,
+    60 * NS_PER_S,
+)  # the batch script may start late
 
 
 class Identity:
