@@ -57,7 +57,7 @@ def main() -> None:
 
 def _await_names(daemon, jobs: set[str]) -> None:
     try:
-        await_true(lambda: _named(daemon.scrape(parse=False)) >= jobs, 60, "names", 1)
+        await_true(lambda: _named(daemon.scrape(parse=False)) >= jobs, 150, "names", 1)
     except ClusterError:
         page = daemon.scrape()
         print(f"not named: {jobs - _named(page)}", page.text, daemon.text(), sep="\n")
