@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from jobwatt.exposition import Encoder, JobwattCollector, View, families
 from jobwatt.idle import Idle
+from jobwatt.interval import GpuUse
 from jobwatt.metrics import CATALOGUE, Metric, Type
 from jobwatt.model import Domain, Job, JobMeta, JobUsage, Snapshot
-from jobwatt.totals import GpuTotals, JobTotals, Totals
+from jobwatt.totals import JobTotals, Totals
 
 disable_created_metrics()
 COUNTER = Metric("x_joules_total", Type.COUNTER, "Energy.", ("a", "b"))
@@ -121,11 +124,23 @@ def test_absent_is_absent():
 
 def test_a_finished_job_keeps_counters_and_loses_gauges():
     """After the end: final totals and the end time, no power, no memory."""
-    page = families(view(job("n/7", "7", 3, ended=950, gpus={"GPU-1": GpuTotals(5, 6, 7, 8, 9)})))
+    gpus = {"GPU-1": GpuUse(5, 6, 7, 8, 9, 10)}
+    page = families(view(job("n/7", "7", 3, ended=950, gpus=gpus)))
     assert value(page, "jobwatt_job_gpu_idle_energy_joules_total", uuid="GPU-1") == "0.000008"
     assert value(page, "jobwatt_job_gpu_allocated_seconds_total", uuid="GPU-1") == "0.000000006"
+    assert value(page, "jobwatt_job_gpu_utilization_seconds_total", uuid="GPU-1") == "0.000000010"
     assert value(page, "jobwatt_job_end_time_seconds") == "950"
     assert value(page, "jobwatt_job_power_watts") is None
+
+
+def test_how_a_job_ended_is_told_once_it_has_ended():
+    """A requeued job that runs again has not ended, whatever is remembered of it."""
+    ended = job("n/7", "7", 3, ended=950)
+    meta = replace(ended.job.meta, state="FAILED", exit_code="3:0")
+    ended = replace(ended, job=replace(ended.job, meta=meta))
+    page = families(view(ended))
+    assert value(page, "jobwatt_job_exit_info", state="FAILED", exit_code="3:0") == "1"
+    assert value(families(view(replace(ended, ended_ns=0))), "jobwatt_job_exit_info") is None
 
 
 @pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)

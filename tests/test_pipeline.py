@@ -82,7 +82,7 @@ def test_idle_is_counted_and_unknown_is_not_idle():
         totals = pipeline.push(world.snapshot())
     gpu = totals.jobs["n1/7"].gpus["GPU-0"]
     assert (gpu.idle_ns, gpu.idle_uj, gpu.unknown_ns) == (NS_PER_S, 100 * WATT, 11 * NS_PER_S)
-    assert gpu.held_ns == 13 * NS_PER_S
+    assert (gpu.held_ns, gpu.used_ns) == (13 * NS_PER_S, NS_PER_S // 2)
     assert gpu.energy_uj == 1300 * WATT
 
 

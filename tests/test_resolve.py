@@ -493,6 +493,17 @@ def test_environments_are_read_a_few_times_only(tmp_path: Path) -> None:
     assert len(looks) == 6
 
 
+def test_gpus_that_only_a_later_step_tells(tmp_path: Path, process: Callable[..., int]) -> None:
+    """A job of two nodes: the batch script's environment names no GPU of its own, its step's does."""
+    node = Node(tmp_path)
+    env = {**TASK, "SLURM_JOB_GPUS": "5", "SLURM_JOB_NUM_NODES": "2"}
+    node.processes["/7"] = [process(**env)]
+    assert (node.update(usage(7))["/7"].gpus, node.update(usage(7))["/7"].account) == ({}, "infres")
+    node.processes["/7"].append(process(**env, SLURM_STEP_GPUS="1"))
+    meta = node.update(usage(7))["/7"]
+    assert (meta.gpus, meta.gpus_by) == ({"GPU-1": 1}, "environ")
+
+
 def test_names_of_users() -> None:
     """A uid without a name is its number; a known one is looked up in the background."""
     names = UserNames()
@@ -748,6 +759,47 @@ def test_answer_after_the_end_is_told_late(tmp_path: Path) -> None:
     assert [(job.usage.key, job.meta.user) for job in node.resolver.late()] == [("/7", "alice")]
     node.update()
     assert node.resolver.late() == []
+
+
+def test_slurmctld_has_the_last_word_on_a_job_that_is_gone(
+    tmp_path: Path, process: Callable[..., int]
+) -> None:
+    """Without hooks, what a job of half a second wrote into its environment is not the last word."""
+    answer = {**parse_scontrol(text_of("cancelled")), "jobid": "7", "uid": UID, "account": "real"}
+    node = Node(tmp_path, rpc=Told(j7=answer))
+    node.processes["/7"] = [process(**TASK)]
+    assert node.update(usage(7))["/7"].account == "infres"
+    node.update()
+    assert [job.meta.account for job in node.resolver.late()] == ["real"]
+
+
+def test_slurmctld_is_asked_how_a_job_ended(tmp_path: Path) -> None:
+    """Asked while it ran and once more after its end, until it is COMPLETING no longer."""
+    running = {**parse_scontrol(text_of("one_node")), "jobid": "7", "uid": UID}
+    told = Told(j7=running)
+    node = Node(tmp_path, rpc=told)
+    for _ in range(5):
+        assert node.update(usage(7))["/7"].state == ""
+    told.answers["j7"] = {**running, "state": "COMPLETING"}
+    for _ in range(20):
+        node.update()
+    assert len(told.asked) == 2
+    told.answers["j7"] = {**parse_scontrol(text_of("cancelled")), "jobid": "7", "uid": UID}
+    late = [job for _ in range(30) for job in (node.update(), node.resolver.late())[1]]
+    assert len(told.asked) == 3
+    assert (late[-1].meta.state, late[-1].meta.exit_code) == ("CANCELLED", "0:9")
+    assert late[-1].meta.gpus == {"GPU-0": 1, "GPU-1": 1}
+
+
+def test_the_epilog_tells_the_exit_code(tmp_path: Path) -> None:
+    """Without a question to slurmctld."""
+    node = Node(tmp_path)
+    node.hook("prolog", 7)
+    node.update(usage(7))
+    node.hook("epilog", 7, SLURM_JOB_EXIT_CODE2="3:0")
+    node.update()
+    [job] = node.resolver.ended(node.now)
+    assert (job.meta.state, job.meta.exit_code) == ("", "3:0")
 
 
 def test_jobs_stay_resolved_while_slurmctld_hangs(

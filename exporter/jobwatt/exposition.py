@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .attribute import SYSTEM, UNALLOCATED
+from .interval import GpuUse
 from .metrics import CATALOGUE, Metric, Type
 from .model import NS_PER_S, Domain, JobMeta, Snapshot
-from .totals import GpuTotals, JobTotals, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric as ClientMetric
 
     from .idle import Idle
+    from .totals import JobTotals, Totals
 
 Values = tuple[str, ...]
 Rows = dict[Values, str]  # label values -> exact decimal
@@ -85,13 +86,12 @@ class JobView:
         known = [power for power in powers if power is not None]
         return sum(known) if known else None
 
-    def gpus(self) -> dict[str, GpuTotals]:
+    def gpus(self) -> dict[str, GpuUse]:
         """Totals by GPU."""
-        merged: dict[str, GpuTotals] = {}
+        merged: dict[str, GpuUse] = {}
         for part in self.parts:
             for uuid, more in part.gpus.items():
-                old = merged.get(uuid)
-                merged[uuid] = more if old is None else _gpu_sum(old, more)
+                merged[uuid] = merged.get(uuid, GpuUse()) + more
         return merged
 
     def coverage(self, now: Snapshot) -> float | None:
@@ -106,16 +106,6 @@ class JobView:
             lived_ns = (max(ends_ns) if all(ends_ns) else now.t_ns) - self.meta.start_ns
         measured_ns = max(part.measured_ns for part in self.parts)
         return min(measured_ns / lived_ns, 1.0) if lived_ns > 0 else None
-
-
-def _gpu_sum(a: GpuTotals, b: GpuTotals) -> GpuTotals:
-    return GpuTotals(
-        a.energy_uj + b.energy_uj,
-        a.held_ns + b.held_ns,
-        a.idle_ns + b.idle_ns,
-        a.idle_uj + b.idle_uj,
-        a.unknown_ns + b.unknown_ns,
-    )
 
 
 def jobs(view: View) -> list[JobView]:
@@ -174,6 +164,8 @@ def _job_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
         page["jobwatt_job_limit_time_seconds"][labels] = str(meta.limit_end_s)
     if not job.running:
         page["jobwatt_job_end_time_seconds"][labels] = str(max(part.ended_s for part in job.parts))
+        if meta.state or meta.exit_code:
+            page["jobwatt_job_exit_info"][*labels, meta.state, meta.exit_code] = "1"
     coverage = job.coverage(view.snapshot)
     if coverage is not None:
         page["jobwatt_job_coverage_ratio"][labels] = f"{coverage:.6f}"
@@ -192,6 +184,7 @@ def _job_gpu_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
         page["jobwatt_job_gpu_idle_seconds_total"][labels] = _nano(totals.idle_ns)
         page["jobwatt_job_gpu_idle_energy_joules_total"][labels] = _micro(totals.idle_uj)
         page["jobwatt_job_gpu_unknown_seconds_total"][labels] = _nano(totals.unknown_ns)
+        page["jobwatt_job_gpu_utilization_seconds_total"][labels] = _nano(totals.used_ns)
         state = states.get(uuid)
         if state is None or uuid not in held:
             continue

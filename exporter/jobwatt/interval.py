@@ -24,14 +24,32 @@ _PLAIN = frozenset({Step.NORMAL, Step.WRAPPED})
 
 
 @dataclass(frozen=True, slots=True)
-class GpuEntry:
-    """What one GPU or MIG instance adds to a job's account in one interval."""
+class GpuUse:
+    """
+    What a job has had of one GPU or MIG instance, in one interval or since its start.
+
+    Attributes:
+        idle_ns, idle_uj: of it, with no kernel running.
+        unknown_ns: of it, with nothing to tell whether a kernel ran.
+        used_ns: utilisation integrated over time: nanoseconds of full use.
+    """
 
     energy_uj: int = 0
     held_ns: int = 0
     idle_ns: int = 0
     idle_uj: int = 0
     unknown_ns: int = 0
+    used_ns: int = 0
+
+    def __add__(self, other: GpuUse) -> GpuUse:
+        return GpuUse(
+            self.energy_uj + other.energy_uj,
+            self.held_ns + other.held_ns,
+            self.idle_ns + other.idle_ns,
+            self.idle_uj + other.idle_uj,
+            self.unknown_ns + other.unknown_ns,
+            self.used_ns + other.used_ns,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +64,7 @@ class JobEntry:
     held_ns: int
     measured_ns: int
     energy_uj: Mapping[Domain, int]
-    gpus: Mapping[str, GpuEntry]
+    gpus: Mapping[str, GpuUse]
     ended: bool
 
 
@@ -204,19 +222,19 @@ class _Entries:
 
     def _gpus(
         self, held: Mapping[str, Mapping[str, int]], held_ns: int, on_gpu: Mapping[str, int]
-    ) -> dict[str, GpuEntry]:
+    ) -> dict[str, GpuUse]:
         """One entry per GPU or instance held; several instances on one GPU share by their slices."""
         entries = {}
         for device, parts in held.items():
             for uuid, energy_uj in split(on_gpu.get(device, 0), parts, rest=min(parts)).items():
-                entries[uuid] = _gpu_entry(energy_uj, held_ns, self.seen.get(uuid))
+                entries[uuid] = _gpu_use(energy_uj, held_ns, self.seen.get(uuid))
         return entries
 
 
-def _gpu_entry(energy_uj: int, held_ns: int, state: GpuState | None) -> GpuEntry:
+def _gpu_use(energy_uj: int, held_ns: int, state: GpuState | None) -> GpuUse:
     busy_permille = state.busy_permille if state is not None else None
     if busy_permille is None:
-        return GpuEntry(energy_uj, held_ns, unknown_ns=held_ns)
+        return GpuUse(energy_uj, held_ns, unknown_ns=held_ns)
     if busy_permille == 0:
-        return GpuEntry(energy_uj, held_ns, idle_ns=held_ns, idle_uj=energy_uj)
-    return GpuEntry(energy_uj, held_ns)
+        return GpuUse(energy_uj, held_ns, idle_ns=held_ns, idle_uj=energy_uj)
+    return GpuUse(energy_uj, held_ns, used_ns=held_ns * busy_permille // 1000)

@@ -79,6 +79,12 @@ _ALL = (
         JOB_GPU,
     ),
     Metric(
+        "jobwatt_job_gpu_utilization_seconds_total",
+        _C,
+        "Utilisation of the GPU integrated over the time the job held it: seconds of full use.",
+        JOB_GPU,
+    ),
+    Metric(
         "jobwatt_job_gpu_utilization_ratio",
         _G,
         "Share of the last sampling period with a kernel running.",
@@ -118,6 +124,12 @@ _ALL = (
         _G,
         "Unix time at which the job ended on this node; absent while it runs.",
         JOB,
+    ),
+    Metric(
+        "jobwatt_job_exit_info",
+        _G,
+        "How the job ended, in Slurm's words (state, CODE:SIGNAL); absent until known; always 1.",
+        (*JOB, "state", "exit_code"),
     ),
     Metric(
         "jobwatt_job_limit_time_seconds",

@@ -235,6 +235,7 @@ class JobMeta:
         start_s, end_s, limit_end_s: Unix times; 0 where unknown. ``limit_end_s`` is when the
             time limit strikes.
         start_ns, end_ns: CLOCK_BOOTTIME of prolog and epilog; 0 where unknown.
+        state, exit_code: how it ended, as Slurm says (``FAILED``, ``3:0``); "" until known.
         resolved_by: ``hook``, ``environ``, ``pyslurm``, ``scontrol`` or "" (nobody yet).
         gpus_by: which of them told the GPUs.
     """
@@ -256,6 +257,8 @@ class JobMeta:
     limit_end_s: int = 0
     start_ns: int = 0
     end_ns: int = 0
+    state: str = ""
+    exit_code: str = ""
     resolved_by: str = ""
     gpus_by: str = ""
 

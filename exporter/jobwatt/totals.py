@@ -12,38 +12,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from .attribute import SYSTEM, UNALLOCATED
+from .interval import GpuUse
 from .model import NS_PER_S, Device, Domain, Job, Sample, Snapshot, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from .interval import GpuEntry, JobEntry, Settlement
+    from .interval import JobEntry, Settlement
     from .meter import Metered
 
 _K = TypeVar("_K")
 
 CounterKey = tuple[str, tuple[str, ...]]  # metric name, label values
-
-
-@dataclass(frozen=True, slots=True)
-class GpuTotals:
-    """What a job has had of one GPU or MIG instance."""
-
-    energy_uj: int = 0
-    held_ns: int = 0
-    idle_ns: int = 0
-    idle_uj: int = 0
-    unknown_ns: int = 0
-
-    def plus(self, entry: GpuEntry) -> GpuTotals:
-        """These totals and one more interval."""
-        return GpuTotals(
-            self.energy_uj + entry.energy_uj,
-            self.held_ns + entry.held_ns,
-            self.idle_ns + entry.idle_ns,
-            self.idle_uj + entry.idle_uj,
-            self.unknown_ns + entry.unknown_ns,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +56,7 @@ class JobTotals:
     energy_uj: Mapping[Domain, int] = field(default_factory=dict)
     cpu_ns: int = 0
     measured_ns: int = 0
-    gpus: Mapping[str, GpuTotals] = field(default_factory=dict)
+    gpus: Mapping[str, GpuUse] = field(default_factory=dict)
     ended_ns: int = 0
     ended_s: int = 0
     mark: Mark = field(default_factory=Mark)
@@ -239,7 +219,7 @@ def _job(was: JobTotals | None, entry: JobEntry, now: Snapshot) -> JobTotals:
     energy = _summed(old.energy_uj, entry.energy_uj)
     gpus = {
         **old.gpus,
-        **{uuid: old.gpus.get(uuid, GpuTotals()).plus(gpu) for uuid, gpu in entry.gpus.items()},
+        **{uuid: old.gpus.get(uuid, GpuUse()) + gpu for uuid, gpu in entry.gpus.items()},
     }
     meta = entry.job.meta
     ended = entry.ended or bool(meta.end_ns)

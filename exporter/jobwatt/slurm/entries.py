@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from jobwatt.model import JobMeta
+from jobwatt.model import NS_PER_S, JobMeta
 from jobwatt.slurm.facts import SURE, Facts
+from jobwatt.slurm.rpc import ENDED, HOLDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from jobwatt.slurm.hookdir import HookRecord
 
 
+SETTLED_NS = 3 * NS_PER_S  # an epilog runs while the job is COMPLETING: its state is not told yet
+AGAIN_NS = 15 * NS_PER_S  # until a long epilog is through; an ended job is remembered for a minute
 NEVER = 1 << 30  # more reads than are ever made
 
 
@@ -126,12 +129,26 @@ class Entry:
         """Whether more is known than an epilog."""
         return self.prolog is not None or self.about is not None
 
+    @property
+    def ending(self) -> tuple[str, str]:
+        """State and exit code: slurmctld's word once the job has ended, else the epilog's code."""
+        if self.answer is not None and self.answer.state in ENDED:
+            return self.answer.state, self.answer.exit_code
+        return "", self.epilog.exit_code if self.epilog is not None else ""
+
     def questions(self) -> Iterable[str]:
         """What slurmctld may know the job by: the SLUID itself cannot be forged, so it is first."""
         if self.is_sluid:
             yield self.key.rpartition("/")[2]
         if number := self.jobid or self.claim:
             yield number
+
+    def asks_ending(self, t_ns: int) -> bool:
+        """Whether slurmctld, asked while the job ran, can now tell how it ended."""
+        gone_ns = self.end_ns or self.seen_ns
+        if self.answer is None or self.answer.state not in HOLDING or not self.answered_ns:
+            return False
+        return t_ns >= max(gone_ns + SETTLED_NS, self.answered_ns + AGAIN_NS)
 
     def refute(self) -> None:
         """Forget an environment that named another user's job, and read no other."""

@@ -36,7 +36,7 @@ class Facts:
     One source's words; "" , 0 and None mean that it does not say.
 
     ``gpus`` is in Slurm's notation for this node, "" where the source says that the job holds
-    none, None where it does not say. ``state`` is slurmctld's word for the job.
+    none, None where it does not say. ``state`` and ``exit_code`` are slurmctld's words.
     """
 
     by: str
@@ -57,6 +57,7 @@ class Facts:
     end_s: int = 0
     limit_end_s: int = 0
     state: str = ""
+    exit_code: str = ""
 
 
 def from_hook(record: HookRecord) -> Facts:
@@ -112,7 +113,8 @@ def from_answer(answer: Mapping[str, Any], node: str) -> Facts:
         start_s=start_s,
         end_s=int(answer.get("end_s") or 0),
         limit_end_s=start_s + limit_s if start_s and limit_s else 0,
-        state=str(answer.get("state") or ""),
+        state=clean(str(answer.get("state") or "")),
+        exit_code=clean(str(answer.get("exit_code") or ""), 32),
     )
 
 

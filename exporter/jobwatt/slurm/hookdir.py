@@ -39,7 +39,7 @@ class HookRecord:
         cpus: reserved on this node; 0 where unknown.
         start_s, end_s: Unix times as Slurm says (``end_s`` in a prolog: when the limit strikes);
             0 where it does not (before 23.02).
-        exit_code: SLURM_JOB_EXIT_CODE2, ``CODE:SIGNAL``.
+        exit_code: SLURM_JOB_EXIT_CODE2, ``CODE:SIGNAL``; a cancelled job has ``0:0`` too.
         t_ns, wall_s: CLOCK_BOOTTIME and Unix time of the hook itself.
     """
 
@@ -58,7 +58,6 @@ class HookRecord:
     gpus: str = ""
     cuda_visible: str = ""
     cpus: int = 0
-    restart_count: int = 0
     exit_code: str = ""
     start_s: int = 0
     end_s: int = 0
@@ -93,7 +92,6 @@ def parse(raw: Mapping[str, object]) -> HookRecord:
         gpus=env.get("SLURM_JOB_GPUS", ""),
         cuda_visible=env.get("CUDA_VISIBLE_DEVICES", ""),
         cpus=cpus_on_node(env.get("SLURM_JOB_CPUS_PER_NODE", ""), nodelist, node),
-        restart_count=number(env.get("SLURM_JOB_RESTART_COUNT", "")),
         exit_code=clean(env.get("SLURM_JOB_EXIT_CODE2", ""), 32),
         start_s=number(env.get("SLURM_JOB_START_TIME", "")),
         end_s=number(env.get("SLURM_JOB_END_TIME", "")),

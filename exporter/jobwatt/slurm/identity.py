@@ -53,9 +53,13 @@ class Identity:
         self._node = node or os.uname().nodename.partition(".")[0]
 
     def read(self, entry: Entry, pids: Callable[[str], list[int]], t_ns: int) -> None:
-        """Read the environment, where it is time to."""
-        usage = entry.usage
-        if entry.environ is not None or usage is None or entry.reads >= len(READ_AT_NS):
+        """
+        Read the environment, where it is time to: until it has told the GPUs.
+
+        A job of several nodes tells them in its steps only, which begin after the batch script.
+        """
+        usage, told = entry.usage, entry.environ
+        if usage is None or entry.reads >= len(READ_AT_NS) or (told and told.gpus is not None):
             return
         if t_ns - entry.first_ns < READ_AT_NS[entry.reads]:
             return
@@ -65,8 +69,10 @@ class Identity:
         except UNREADABLE as err:
             self._metas.unreadable(entry, err)
             return
-        entry.environ, entry.fresh = told, entry.fresh and told is None
-        if entry.is_sluid and told is not None:
+        if told is None:
+            return
+        entry.environ, entry.fresh = told, False
+        if entry.is_sluid:
             self.look_up_claim(entry)
 
     def look_up_claim(self, entry: Entry) -> None:

@@ -78,6 +78,8 @@ class Metas:
             start_ns=entry.prolog.t_ns if entry.prolog else start_ns,
             end_ns=entry.end_ns,
             end_s=entry.end_s,
+            state=entry.ending[0],
+            exit_code=entry.ending[1],
         )
         return entry.meta
 

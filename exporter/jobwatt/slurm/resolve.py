@@ -319,8 +319,11 @@ class Resolver:
             self._identity.ask(entry, t_ns, ASK_HOOKED_NS)
             self._check_orphan(entry, t_ns)
             return
-        unresolved = entry.hook is None and entry.environ is None
-        if (entry.asked or unresolved) and not entry.answered_ns:
+        if entry.asks_ending(t_ns):
+            self._identity.forget_answer(entry)
+            entry.answered_ns = 0
+        # of a job without hooks only its user has told anything: slurmctld has the last word
+        if (entry.asked or entry.hook is None) and not entry.answered_ns:
             self._identity.ask(entry, t_ns, 0)
             if entry.answered_ns and entry.answer is not None:
                 self._late.append(self._job(entry))

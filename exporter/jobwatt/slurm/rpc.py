@@ -32,6 +32,10 @@ Record = dict[str, Any]
 CONFS = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 SCONTROL_S = 30  # the parent's limit comes first; this one is for a person who runs it by hand
 HOLDING = ("RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STOPPED", "RESIZING", "STAGE_OUT")
+ENDED = (
+    "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED",
+    "BOOT_FAIL", "DEADLINE",
+)  # fmt: skip
 ASKABLE = re.compile(r"[0-9]{1,10}|s[0-9A-Za-z]{13}")
 # Slurm prints keys in one order (slurm_sprint_job_info in job_info.c): ids, JobName, then these.
 # JobName before them and Comment, Command, WorkDir ... behind are free text of the user.
@@ -98,6 +102,7 @@ def _record(head: re.Match[str], owner: re.Match[str], name: str, rest: str) -> 
         "array_job_id": head["array"] or "",
         "array_task_id": task if task.isdecimal() else "",
         "state": _text(fields.get("JobState")),
+        "exit_code": _text(fields.get("ExitCode")),
         "start_s": _unix(fields.get("StartTime")),
         "end_s": _unix(fields.get("EndTime")),
         "limit_s": _duration(fields.get("TimeLimit")),
@@ -268,6 +273,7 @@ def by_pyslurm(pyslurm: ModuleType, jobid: str) -> Record:
         "array_job_id": str(_get(job, "array_id", "") or ""),
         "array_task_id": str(task) if isinstance(task, int) else "",
         "state": _text(state),
+        "exit_code": _exit_code(job),
         "start_s": _number(_get(job, "start_time", 0)),
         "end_s": _number(_get(job, "end_time", 0)),
         "limit_s": 60 * _number(_get(job, "time_limit", 0)),  # minutes, or "UNLIMITED"
@@ -282,6 +288,11 @@ def _get(job: object, name: str, absent: object) -> object:
         return getattr(job, name)
     except (AttributeError, TypeError, ValueError, KeyError):
         return absent
+
+
+def _exit_code(job: object) -> str:
+    code, signal = _get(job, "exit_code", None), _get(job, "exit_code_signal", None)
+    return f"{code}:{signal if isinstance(signal, int) else 0}" if isinstance(code, int) else ""
 
 
 def _number(value: object) -> int:
