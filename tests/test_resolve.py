@@ -485,12 +485,12 @@ def test_another_users_process_tells_nothing(tmp_path: Path, process: Callable[.
 
 
 def test_environments_are_read_a_few_times_only(tmp_path: Path) -> None:
-    """A job whose environment never tells costs six looks, not one a second."""
+    """A job whose environment never tells costs nine looks, not one a second."""
     node, looks = Node(tmp_path), []
     for _ in range(600):
         node.now += S
         node.resolver.update([usage(7)], lambda key: looks.append(key) or [], GPUS, node.now)
-    assert len(looks) == 6
+    assert len(looks) == 9
 
 
 def test_gpus_that_only_a_later_step_tells(tmp_path: Path, process: Callable[..., int]) -> None:

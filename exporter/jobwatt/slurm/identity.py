@@ -21,14 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_AT_NS = (
-    0,
-    NS_PER_S // 4,
-    NS_PER_S,
-    2 * NS_PER_S,
-    10 * NS_PER_S,
-    60 * NS_PER_S,
-)  # the batch script may start late
+# The batch script may start late, and a job of several nodes tells its GPUs in its steps only.
+READ_AT_NS = tuple(int(s * NS_PER_S) for s in (0, 0.25, 1, 2, 4, 8, 16, 32, 64))
 
 
 class Identity:

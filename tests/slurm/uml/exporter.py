@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -17,8 +18,14 @@ from slurm import scenario
 from slurm.processes import ClusterError, await_true
 from slurmcluster import Cluster
 
-# A guest's system calls are slow: some of the panel, chosen for what cgroup v2 is about.
-LABELS = ("oom", "two_nodes", "no_gpu")
+# A guest's system calls are slow: some of the panel, chosen for what cgroup v2 is about, and long
+# enough for slurmctld, which takes seconds there, to be asked while they run.
+PANEL = {batch.label: batch for batch in scenario.PANEL}
+BATCHES = (
+    scenario.OOM,
+    replace(PANEL["two_nodes"], script="srun sleep 12"),
+    PANEL["no_gpu"],
+)
 COUNTED = "jobwatt_job_gpu_allocated_seconds_total"
 
 
@@ -33,9 +40,9 @@ def main() -> None:
         with cluster.recorder(1) as recorder:
             jobs = {}
             for (
-                label
-            ) in LABELS:  # one by one: slow prologs at once make Slurm 22.05 give up a launch
-                jobs |= scenario.run(cluster, only=[label])
+                batch
+            ) in BATCHES:  # one by one: slow prologs at once make Slurm 22.05 give up a launch
+                jobs[batch.label] = scenario.submit(cluster, batch)
                 cluster.wait_empty(90)
                 recorder.poll()
         for run in cluster.hook_runs():
