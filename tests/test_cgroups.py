@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import trees
 from jobwatt.slurm.cgroups import Cgroups
-from jobwatt.slurm.layout import job_name, key_in, parse_cpus, slice_paths
+from jobwatt.slurm.layout import job_name, key_in, slice_paths
 from jobwatt.slurm.procstat import NS_PER_TICK, CpuTally, Stat, parse_stat
 
 REAL = Path("/sys/fs/cgroup")
@@ -215,19 +215,6 @@ def test_job_name_any_id(jobid):
 def test_key_in(text, key):
     """A process's job is what the kernel says, and not what a user can name a cgroup of theirs."""
     assert key_in(text) == key
-
-
-@given(st.frozensets(st.integers(0, 300)))
-def test_parse_cpus_any_set(cpus):
-    """Any set of CPUs survives the kernel's list format; the empty one is no confinement."""
-    runs = []
-    for cpu in sorted(cpus):
-        if runs and runs[-1][1] == cpu - 1:
-            runs[-1][1] = cpu
-        else:
-            runs.append([cpu, cpu])
-    text = ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in runs)
-    assert parse_cpus(text + "\n") == (cpus or None)
 
 
 # --- what is read -------------------------------------------------------------------------------

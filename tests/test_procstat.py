@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobwatt.kernelfiles import parse_cpulist
 from jobwatt.model import NodeUsage
 from jobwatt.sources.procstat import (
     ProcStat,
     dies,
-    parse_cpulist,
     parse_meminfo,
     parse_stat,
 )

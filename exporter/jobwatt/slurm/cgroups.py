@@ -22,8 +22,9 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from jobwatt.kernelfiles import KeptFile, parse_cpulist
 from jobwatt.model import NS_PER_S, Failure, JobUsage
-from jobwatt.slurm.layout import GONE, V2, JobDir, Layout, Root, key_in, parse_cpus, walk
+from jobwatt.slurm.layout import GONE, V2, JobDir, Layout, Root, key_in, walk
 from jobwatt.slurm.procstat import CpuTally, read_file, read_stats
 
 if TYPE_CHECKING:
@@ -42,44 +43,6 @@ _CPU_FILES = {V2: "cpu.stat", "cpuacct": "cpuacct.usage"}
 _FACTS_NS = 30 * NS_PER_S  # a limit or cpuset of a job changes by an operator's hand
 _CPUACCT_LATE_NS = 2 * NS_PER_S  # Slurm makes a job's v1 directories within 0.1 s
 _UID_RETRY_NS = (NS_PER_S // 10, 60 * NS_PER_S)
-
-
-class _File:
-    """
-    A file that is opened once and read again and again.
-
-    What has not changed may be another file by now: one that was replaced by a rename (the kernel
-    never does that) has no link left, and is opened anew.
-    """
-
-    __slots__ = ("_fd", "_last", "path")
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._fd = -1
-        self._last = b""
-
-    def read(self) -> bytes:
-        text = self._pread()
-        if text == self._last and not os.fstat(self._fd).st_nlink:
-            self.close()
-            text = self._pread()
-        self._last = text
-        return text
-
-    def _pread(self) -> bytes:
-        if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._fd, 8192, 0)
-
-    @property
-    def is_open(self) -> bool:
-        return self._fd >= 0
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class _Job:
@@ -104,8 +67,8 @@ class _Job:
         self.limit: int | None = None
         self.cpus: frozenset[int] | None = None
         self.tally: CpuTally | None = None
-        self.cpu: _File | None = None
-        self.mem_stat: _File | None = None
+        self.cpu: KeptFile | None = None
+        self.mem_stat: KeptFile | None = None
         self.bind(found)
 
     def bind(self, found: JobDir) -> None:
@@ -122,11 +85,11 @@ class _Job:
         self.cpu = None
         if cpu:
             path, inode = found.dirs[cpu]
-            self.cpu = _File(f"{path}/{_CPU_FILES[cpu]}")
+            self.cpu = KeptFile(f"{path}/{_CPU_FILES[cpu]}")
             if self.cpu_inode not in (None, inode):
                 self.cpu_base_ns = self.cpu_ns or 0
             self.cpu_inode = inode
-        self.mem_stat = _File(f"{memory[0]}/memory.stat") if memory else None
+        self.mem_stat = KeptFile(f"{memory[0]}/memory.stat") if memory else None
 
     def came_again(self, found: JobDir) -> bool:
         """Tell whether ``found`` is a new life: the same names, but no directory is the same."""
@@ -164,7 +127,7 @@ class Cgroups:
         self._procfs = str(procfs)
         self._jobs: dict[str, _Job] = {}
         self._roots: list[Root] = []
-        self._root_files: dict[str, _File] = {}
+        self._root_files: dict[str, KeptFile] = {}
         self._root_ns: dict[str, int] = {}
         self._scanned = False
         self.failures: list[Failure] = []
@@ -209,7 +172,7 @@ class Cgroups:
                 continue
             path = f"{root.path}/{name}"
             paths.add(path)
-            text = self._get(self._root_files.setdefault(path, _File(path)))
+            text = self._get(self._root_files.setdefault(path, KeptFile(path)))
             if text:
                 with suppress(ValueError):  # said of its jobs already
                     times[root.name] = _cpu_ns(text)
@@ -317,7 +280,7 @@ class Cgroups:
         if text != b"":  # empty while it is being written anew: the next read tells
             job.counting = text is not None or job.tally is not None
 
-    def _get(self, file: _File | None) -> bytes | None:
+    def _get(self, file: KeptFile | None) -> bytes | None:
         """Read a file; None where it is not there, gone (ENODEV) or, with a failure, unreadable."""
         if file is None:
             return None
@@ -330,7 +293,7 @@ class Cgroups:
             return None
 
     def _get_once(self, path: str) -> str:
-        file = _File(path)
+        file = KeptFile(path)
         text = self._get(file)
         file.close()
         return os.fsdecode(text).strip() if text else ""
@@ -349,7 +312,7 @@ class Cgroups:
             text = self._get_once(job.mem_stat.path.removesuffix("memory.stat") + name)
             limit = int(text) if text.isdigit() else _NO_LIMIT  # v2 says "max"
             job.limit = limit if limit < _NO_LIMIT else None
-        job.cpus = parse_cpus(self._get_once(self._layout.cpuset_path(job.dir)))
+        job.cpus = parse_cpulist(self._get_once(self._layout.cpuset_path(job.dir))) or None
 
     def _uncounted(self, job: _Job, t_ns: int) -> bool:
         """Tell whether a v1 job has no cpuacct, rather than not yet or no more."""

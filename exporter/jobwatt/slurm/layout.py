@@ -29,7 +29,6 @@ _JOB_NAME = r"(?:job_(?P<jobid>[0-9]{1,10})|(?P<sluid>[sS][0-9a-hjkmnp-tv-zA-HJK
 _JOB = re.compile(_JOB_NAME)
 _V1_ROOT = re.compile(r"slurm(?:_(?P<node>[^/]+))?")
 _V2_ROOT = re.compile(r"(?:(?P<node>[^/]+)_)?slurmstepd\.scope")
-_CPUS = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")  # no count that fills the memory
 _UID = re.compile(r"uid_([0-9]{1,10})")
 _PROC_PATH = re.compile(
     r"/(?:slurm(?:_(?P<node1>[^/]+))?/uid_[0-9]+|(?:(?P<node2>[^/]+)_)?slurmstepd\.scope)/"
@@ -116,22 +115,6 @@ def is_jobs_business(name: str) -> bool:
         or _V1_ROOT.fullmatch(name)
         or _V2_ROOT.fullmatch(name)
     )
-
-
-def parse_cpus(text: str) -> frozenset[int] | None:
-    """
-    Parse a kernel CPU list (``0-3,8``); None where it is empty: not confined.
-
-    Raises:
-        ValueError: the text is not such a list.
-    """
-    cpus: set[int] = set()
-    for part in filter(None, text.strip().split(",")):
-        match = _CPUS.fullmatch(part)
-        if match is None:
-            raise ValueError(f"{part[:40]!r} in a list of CPUs")
-        cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(cpus) or None
 
 
 def slice_paths(name: str) -> list[str]:

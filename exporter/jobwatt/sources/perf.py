@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from ..kernelfiles import parse_cpulist
 from ..model import UJ_PER_J, Device, Domain, Failure, Kind, Reading
-from .procstat import dies, parse_cpulist
+from .procstat import dies
 
 if TYPE_CHECKING:
     from pathlib import Path

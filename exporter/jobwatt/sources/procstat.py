@@ -12,6 +12,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ..kernelfiles import KeptFile
 from ..model import NS_PER_S, NodeUsage
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ class ProcStat:
 
     def __init__(self, procfs: Path) -> None:
         self._procfs = procfs
-        self._stat = _Kept(procfs / "stat")
-        self._meminfo = _Kept(procfs / "meminfo")
+        self._stat = _Told(procfs / "stat")
+        self._meminfo = _Told(procfs / "meminfo")
         self._stat_bytes = _STAT_BYTES
 
     def read(self) -> NodeUsage:
         """The node now. Never raises; what cannot be read is left out."""
-        total, used = parse_meminfo(self._meminfo.pread(_MEMINFO_BYTES))
+        total, used = parse_meminfo(self._meminfo.read(_MEMINFO_BYTES))
         return NodeUsage(parse_stat(self._cpu_lines()), total, used)
 
     def _cpu_lines(self) -> bytes:
@@ -46,7 +47,7 @@ class ProcStat:
         the kernel count everything anew, and the lines would be of two moments.
         """
         while True:
-            data = self._stat.pread(self._stat_bytes)
+            data = self._stat.read(self._stat_bytes)
             end = data.find(b"\nintr")
             if end >= 0 or len(data) < self._stat_bytes:
                 return data[:end] if end >= 0 else data
@@ -67,43 +68,25 @@ class ProcStat:
         self._meminfo.close()
 
 
-class _Kept:
-    """
-    A file held open and read from its start each time; b"" while it cannot be read.
-
-    One that was replaced by a rename is opened anew: it does not change any more, and has no link.
-    """
+class _Told:
+    """A kept file of which one line in the log says, once, that it cannot be read."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
+        self._file = KeptFile(str(path))
         self._told = False
-        self._last = b""
 
-    def pread(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
-            data = self._read(size)
-            if data == self._last and not os.fstat(self._fd).st_nlink:
-                self.close()
-                data = self._read(size)
-            self._last = data
+            return self._file.read(size)
         except OSError as err:
-            self.close()
+            self._file.close()
             if not self._told:
-                log.warning("cannot read %s: %s", self._path, err.strerror)
+                log.warning("cannot read %s: %s", self._file.path, err.strerror)
                 self._told = True
             return b""
-        return data
-
-    def _read(self, size: int) -> bytes:
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        return os.pread(self._fd, size, 0)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
 
 
 def parse_stat(data: bytes) -> dict[int, int]:
@@ -157,20 +140,6 @@ def dies(sysfs: Path) -> dict[tuple[int, int], frozenset[int]]:
         if package is not None and package >= 0:  # -1: a platform that does not know
             found.setdefault((package, _number(topology / "die_id") or 0), set()).add(cpu)
     return {key: frozenset(cpus) for key, cpus in sorted(found.items())}
-
-
-def parse_cpulist(text: str) -> frozenset[int]:
-    """
-    The kernel's list format, ``0-3,8``: {0, 1, 2, 3, 8}.
-
-    Raises:
-        ValueError: the text is not such a list.
-    """
-    found: set[int] = set()
-    for part in filter(None, text.strip().split(",")):
-        first, dash, last = part.partition("-")
-        found.update(range(int(first), int(last if dash else first) + 1))
-    return frozenset(found)
 
 
 def _cpu_numbers(base: Path) -> Iterable[int]:
