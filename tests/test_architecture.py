@@ -19,6 +19,8 @@ PURE = (
     "interval",
     "totals",
     "exposition",
+    "encoder",
+    "bookrows",
     "model",
     "metrics",
     "pageview",

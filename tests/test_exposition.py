@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_parse
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from jobwatt.exposition import Encoder, JobwattCollector, View, families
+from jobwatt.encoder import Encoder, JobwattCollector
+from jobwatt.exposition import View, families
 from jobwatt.idle import Idle
 from jobwatt.interval import GpuUse
 from jobwatt.metrics import CATALOGUE, Metric, Type

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from jobwatt.ledger import MIGRATIONS, Book, Ledger, LedgerBusyError
+from jobwatt.bookrows import Book
+from jobwatt.ledger import MIGRATIONS, Ledger, LedgerBusyError
 from jobwatt.model import NS_PER_S
 from jobwatt.pipeline import Pipeline
 from world import World

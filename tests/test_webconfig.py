@@ -15,7 +15,7 @@ import bcrypt
 import pytest
 
 import webcerts
-from jobwatt import webconfig
+from jobwatt import webtls
 from jobwatt.passwords import WAITING_MAX, PasswordCheck
 from jobwatt.webconfig import WebConfigError, WebConfigFile, load, parse
 
@@ -109,7 +109,7 @@ def test_suites_of_tls_13_alone_exclude_older_versions():
 def test_every_cipher_name_is_openssls():
     """Each suite that can be named is one that OpenSSL knows under the name it is mapped to."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for iana, name in webconfig._CIPHERS.items():
+    for iana, name in webtls._CIPHERS.items():
         context.set_ciphers(f"{name}:@SECLEVEL=0")
         assert name in {cipher["name"] for cipher in context.get_ciphers()}, iana
 

@@ -11,7 +11,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from .exposition import Encoder, View, families
+from .encoder import Encoder
+from .exposition import View, families
 from .page import render
 from .pageview import page_view
 

@@ -8,7 +8,8 @@ begins at zero, because Prometheus corrects a counter that begins again but coun
 back a little as its whole value once more.
 
 A ledger that cannot be used never stops the measuring: a damaged or a newer file is set aside and a
-new one begun, a full disk keeps totals in memory until it has room. All of SQL is in this file.
+new one begun, a full disk keeps totals in memory until it has room. All of SQL is in this file; bookrows.py says
+what the rows hold.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ import logging
 import os
 import sqlite3
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .model import Device, Domain, Job, Kind, Reading, Snapshot
-from .presence import Carry
+from .bookrows import Book, book_of, cursor_of, devices_of, dumps, job_of, plain_totals
+from .model import Device
 from .record import decode, encode
-from .totals import DeviceTotals, JobTotals, Mark, Totals
+from .totals import JobTotals, Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -46,24 +46,6 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 class LedgerBusyError(RuntimeError):
     """Another daemon keeps this ledger."""
-
-
-@dataclass(frozen=True, slots=True)
-class Book:
-    """
-    Everything that is written together.
-
-    Attributes:
-        last: the last snapshot, without what plays no part in the account; None before the first.
-        readings: the last reading of every counter.
-        learnt: learnt idle power by device id, uW.
-    """
-
-    totals: Totals = field(default_factory=Totals)
-    last: Snapshot | None = None
-    readings: tuple[Reading, ...] = ()
-    carry: Carry = field(default_factory=Carry)
-    learnt: Mapping[str, int] = field(default_factory=dict)
 
 
 def is_kept(path: Path) -> bool:
@@ -241,25 +223,26 @@ class Ledger:
             name: json.loads(body) for name, body in self._execute("SELECT name, body FROM state")
         }
         jobs = {
-            key: _job(json.loads(body)) for key, body in self._execute("SELECT key, body FROM job")
+            key: job_of(json.loads(body))
+            for key, body in self._execute("SELECT key, body FROM job")
         }
         if "cursor" not in state:
             return Book(), False
         devices = {plain["id"]: decode(Device, plain) for plain in state["devices"]}
-        return _book(state["totals"], state["cursor"], devices, jobs), "clean" in state
+        return book_of(state["totals"], state["cursor"], devices, jobs), "clean" in state
 
     def _write(self, book: Book) -> None:
         assert self._db is not None  # noqa: S101  (commit has seen to it)
-        jobs, devices = book.totals.jobs, _devices(book)
+        jobs, devices = book.totals.jobs, devices_of(book)
         changed = [
-            (key, _dumps(encode(job)))
+            (key, dumps(encode(job)))
             for key, job in jobs.items()
             if self._written.get(key) is not job
         ]
         gone = [(key,) for key in self._written if key not in jobs]
-        state = [("totals", _dumps(_plain(book.totals))), ("cursor", _dumps(_cursor(book)))]
+        state = [("totals", dumps(plain_totals(book.totals))), ("cursor", dumps(cursor_of(book)))]
         if devices != self._devices:
-            state.append(("devices", _dumps([encode(device) for device in devices.values()])))
+            state.append(("devices", dumps([encode(device) for device in devices.values()])))
         self._db.execute("BEGIN IMMEDIATE")
         try:
             if self._anew:  # every row is written now: what else is there is of a former process
@@ -289,110 +272,3 @@ class Ledger:
         if self.fault:
             log.info("ledger: %s: totals reach the disk again", self.path)
         self.fault = ""
-
-
-def trimmed(snapshot: Snapshot) -> Snapshot:
-    """The snapshot without what plays no part in the account."""
-    return Snapshot(
-        boot_id=snapshot.boot_id,
-        wall_s=snapshot.wall_s,
-        t_ns=snapshot.t_ns,
-        gpus=tuple(replace(gpu, processes=None) if gpu.processes else gpu for gpu in snapshot.gpus),
-        jobs=snapshot.jobs,
-        roots=snapshot.roots,
-        node=snapshot.node,
-    )
-
-
-# --- rows ----------------------------------------------------------------------------------------
-#
-# What every commit writes is kept small: a device is described once and named by its id, and a job
-# of the last snapshot is named by its key where its own row tells the same.
-
-_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-
-
-def _devices(book: Book) -> dict[str, Device]:
-    return {
-        **{reading.device.id: reading.device for reading in book.readings},
-        **{id_: totals.device for id_, totals in book.totals.devices.items()},
-    }
-
-
-def _cursor(book: Book) -> dict[str, Any]:
-    last, rows = book.last, book.totals.jobs
-    return {
-        "last": encode(replace(last, jobs=())) if last else None,
-        "jobs": [_named(job, rows) for job in last.jobs] if last else [],
-        "readings": [
-            (r.device.id, r.kind, r.value, r.t_ns, r.wrap_uj, r.max_power_uw, r.epoch)
-            for r in book.readings
-        ],
-        "carry": (book.carry.debt_ns, book.carry.system_rate),
-        "learnt": dict(book.learnt),
-    }
-
-
-def _named(job: Job, rows: Mapping[str, JobTotals]) -> Any:
-    row = rows.get(job.usage.key)
-    return job.usage.key if row is not None and row.job is job else encode(job)
-
-
-def _book(
-    totals: Any, cursor: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]
-) -> Book:
-    present = tuple(
-        jobs[job].job if isinstance(job, str) else decode(Job, job) for job in cursor["jobs"]
-    )
-    return Book(
-        totals=_totals(totals, devices, jobs),
-        last=replace(decode(Snapshot, cursor["last"]), jobs=present) if cursor["last"] else None,
-        readings=tuple(
-            Reading(devices[id_], Kind(kind), *figures)
-            for id_, kind, *figures in cursor["readings"]
-        ),
-        carry=Carry(*cursor["carry"]),
-        learnt=cursor["learnt"],
-    )
-
-
-def _plain(totals: Totals) -> dict[str, Any]:
-    """All of the totals but the jobs; keys that are tuples become lists."""
-    return {
-        "owners": [(owner, domain, uj) for (owner, domain), uj in totals.owners.items()],
-        "node": totals.node,
-        "node_marks": {domain: encode(mark) for domain, mark in totals.node_marks.items()},
-        "owner_marks": {owner: encode(mark) for owner, mark in totals.owner_marks.items()},
-        "devices": [
-            (id_, device.energy_uj, device.compared_uj, device.integrated_uj)
-            for id_, device in totals.devices.items()
-        ],
-        "counters": [
-            (metric, labels, count) for (metric, labels), count in totals.counters.items()
-        ],
-        "gpu_index": dict(totals.gpu_index),
-        "busy_ns": totals.busy_ns,
-        "residual_uj": totals.residual_uj,
-    }
-
-
-def _totals(plain: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]) -> Totals:
-    return Totals(
-        jobs=jobs,
-        owners={(owner, Domain(domain)): uj for owner, domain, uj in plain["owners"]},
-        node={Domain(domain): uj for domain, uj in plain["node"].items()},
-        node_marks={
-            Domain(domain): decode(Mark, mark) for domain, mark in plain["node_marks"].items()
-        },
-        owner_marks={owner: decode(Mark, mark) for owner, mark in plain["owner_marks"].items()},
-        devices={id_: DeviceTotals(devices[id_], *sums) for id_, *sums in plain["devices"]},
-        counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
-        gpu_index=plain["gpu_index"],
-        busy_ns=plain["busy_ns"],
-        residual_uj=plain["residual_uj"],
-    )
-
-
-def _job(plain: Any) -> JobTotals:
-    job: JobTotals = decode(JobTotals, plain)
-    return job

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .bookrows import Book, trimmed
 from .idle import Idle, observed
 from .interval import settle
-from .ledger import Book, Ledger, trimmed
 from .meter import ANY_EPOCH, Cursors, measure
 from .presence import Carry
 from .totals import Totals, applied
@@ -20,6 +20,7 @@ from .totals import Totals, applied
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .ledger import Ledger
     from .model import Job, Snapshot
     from .pools import Waiting
 

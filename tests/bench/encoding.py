@@ -13,7 +13,8 @@ from rig import Rig
 import nvmlshim
 from jobwatt import agent
 from jobwatt.board import Board
-from jobwatt.exposition import Encoder, JobwattCollector, families
+from jobwatt.encoder import Encoder, JobwattCollector
+from jobwatt.exposition import families
 from jobwatt.ledger import Ledger
 
 SECTION = "rendering a page, in one thread"

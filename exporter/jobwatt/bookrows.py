@@ -1,0 +1,144 @@
+"""
+What a ledger's rows hold: the account as plain JSON types, and back. Pure.
+
+What every commit writes is kept small: a device is described once and named by its id, and a job
+of the last snapshot is named by its key where its own row tells the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .model import Device, Domain, Job, Kind, Reading, Snapshot
+from .presence import Carry
+from .record import decode, encode
+from .totals import DeviceTotals, JobTotals, Mark, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """
+    Everything that is written together.
+
+    Attributes:
+        last: the last snapshot, without what plays no part in the account; None before the first.
+        readings: the last reading of every counter.
+        learnt: learnt idle power by device id, uW.
+    """
+
+    totals: Totals = field(default_factory=Totals)
+    last: Snapshot | None = None
+    readings: tuple[Reading, ...] = ()
+    carry: Carry = field(default_factory=Carry)
+    learnt: Mapping[str, int] = field(default_factory=dict)
+
+
+def trimmed(snapshot: Snapshot) -> Snapshot:
+    """The snapshot without what plays no part in the account."""
+    return Snapshot(
+        boot_id=snapshot.boot_id,
+        wall_s=snapshot.wall_s,
+        t_ns=snapshot.t_ns,
+        gpus=tuple(replace(gpu, processes=None) if gpu.processes else gpu for gpu in snapshot.gpus),
+        jobs=snapshot.jobs,
+        roots=snapshot.roots,
+        node=snapshot.node,
+    )
+
+
+dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def devices_of(book: Book) -> dict[str, Device]:
+    """Every device that a row names, by id."""
+    return {
+        **{reading.device.id: reading.device for reading in book.readings},
+        **{id_: totals.device for id_, totals in book.totals.devices.items()},
+    }
+
+
+def cursor_of(book: Book) -> dict[str, Any]:
+    """Where the account stands: the last snapshot and the last reading of every counter."""
+    last, rows = book.last, book.totals.jobs
+    return {
+        "last": encode(replace(last, jobs=())) if last else None,
+        "jobs": [_named(job, rows) for job in last.jobs] if last else [],
+        "readings": [
+            (r.device.id, r.kind, r.value, r.t_ns, r.wrap_uj, r.max_power_uw, r.epoch)
+            for r in book.readings
+        ],
+        "carry": (book.carry.debt_ns, book.carry.system_rate),
+        "learnt": dict(book.learnt),
+    }
+
+
+def _named(job: Job, rows: Mapping[str, JobTotals]) -> Any:
+    row = rows.get(job.usage.key)
+    return job.usage.key if row is not None and row.job is job else encode(job)
+
+
+def book_of(
+    totals: Any, cursor: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]
+) -> Book:
+    """Put the rows together; LookupError, TypeError, ValueError where they do not fit."""
+    present = tuple(
+        jobs[job].job if isinstance(job, str) else decode(Job, job) for job in cursor["jobs"]
+    )
+    return Book(
+        totals=_totals(totals, devices, jobs),
+        last=replace(decode(Snapshot, cursor["last"]), jobs=present) if cursor["last"] else None,
+        readings=tuple(
+            Reading(devices[id_], Kind(kind), *figures)
+            for id_, kind, *figures in cursor["readings"]
+        ),
+        carry=Carry(*cursor["carry"]),
+        learnt=cursor["learnt"],
+    )
+
+
+def plain_totals(totals: Totals) -> dict[str, Any]:
+    """All of the totals but the jobs; keys that are tuples become lists."""
+    return {
+        "owners": [(owner, domain, uj) for (owner, domain), uj in totals.owners.items()],
+        "node": totals.node,
+        "node_marks": {domain: encode(mark) for domain, mark in totals.node_marks.items()},
+        "owner_marks": {owner: encode(mark) for owner, mark in totals.owner_marks.items()},
+        "devices": [
+            (id_, device.energy_uj, device.compared_uj, device.integrated_uj)
+            for id_, device in totals.devices.items()
+        ],
+        "counters": [
+            (metric, labels, count) for (metric, labels), count in totals.counters.items()
+        ],
+        "gpu_index": dict(totals.gpu_index),
+        "busy_ns": totals.busy_ns,
+        "residual_uj": totals.residual_uj,
+    }
+
+
+def _totals(plain: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]) -> Totals:
+    return Totals(
+        jobs=jobs,
+        owners={(owner, Domain(domain)): uj for owner, domain, uj in plain["owners"]},
+        node={Domain(domain): uj for domain, uj in plain["node"].items()},
+        node_marks={
+            Domain(domain): decode(Mark, mark) for domain, mark in plain["node_marks"].items()
+        },
+        owner_marks={owner: decode(Mark, mark) for owner, mark in plain["owner_marks"].items()},
+        devices={id_: DeviceTotals(devices[id_], *sums) for id_, *sums in plain["devices"]},
+        counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
+        gpu_index=plain["gpu_index"],
+        busy_ns=plain["busy_ns"],
+        residual_uj=plain["residual_uj"],
+    )
+
+
+def job_of(plain: Any) -> JobTotals:
+    """A job's own row."""
+    job: JobTotals = decode(JobTotals, plain)
+    return job
