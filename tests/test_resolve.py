@@ -791,6 +791,25 @@ def test_slurmctld_is_asked_how_a_job_ended(tmp_path: Path) -> None:
     assert late[-1].meta.gpus == {"GPU-0": 1, "GPU-1": 1}
 
 
+def test_a_requeued_jobs_second_life_is_asked_about_without_hooks(tmp_path: Path) -> None:
+    """PENDING after the first life; the second one has other GPUs and an end of its own."""
+    running = {**parse_scontrol(text_of("one_node")), "jobid": "7", "uid": UID}
+    told = Told(j7=running)
+    node = Node(tmp_path, rpc=told)
+    for _ in range(5):
+        node.update(usage(7))
+    told.answers["j7"] = {**running, "state": "PENDING", "nodes": {}}
+    for _ in range(20):
+        node.update()
+    share = {"gpu02": {"cpus": 1, "mem_mb": 1, "gpus": "3"}}
+    told.answers["j7"] = {**running, "nodes": share}
+    metas = [node.update(usage(7))["/7"] for _ in range(3)]
+    assert [set(meta.gpus) for meta in metas] == [set(), {"GPU-3"}, {"GPU-3"}]
+    told.answers["j7"] = {**running, "state": "COMPLETED", "exit_code": "0:0", "nodes": {}}
+    late = [job for _ in range(30) for job in (node.update(), node.resolver.late())[1]]
+    assert late[-1].meta.state == "COMPLETED"
+
+
 def test_the_epilog_tells_the_exit_code(tmp_path: Path) -> None:
     """Without a question to slurmctld."""
     node = Node(tmp_path)

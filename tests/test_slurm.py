@@ -174,7 +174,7 @@ def test_panel_without_hooks(tmp_path):
         page = finish(node)
         check_identity(page, rows)
         for jobid, row in rows.items():
-            if unix(row["End"]) - unix(row["Start"]) >= 3:  # slurmctld is asked after a second
+            if unix(row["End"]) - unix(row["Start"]) >= 2:  # a second on the clock may be a tenth
                 assert gpus_on_page(page, jobid) == node.uuids(held(cluster, recorder, jobid)), row
 
 

@@ -143,6 +143,12 @@ class Entry:
         if number := self.jobid or self.claim:
             yield number
 
+    @property
+    def is_over(self) -> bool:
+        """Whether slurmctld said, once the job's cgroup had gone, that it runs no more."""
+        late = self.answered_ns > self.seen_ns > 0 and self.prolog is None
+        return late and self.answer is not None and self.answer.state not in HOLDING
+
     def asks_ending(self, t_ns: int) -> bool:
         """Whether slurmctld, asked while the job ran, can now tell how it ended."""
         gone_ns = self.end_ns or self.seen_ns

@@ -292,6 +292,9 @@ class Resolver:
 
     def _update_one(self, usage: JobUsage, pids: Callable[[str], list[int]], t_ns: int) -> JobMeta:
         entry = self._entries.get(usage.key)
+        if entry is not None and entry.is_over:  # requeued, and no hook to tell
+            self._identity.forget_answer(entry)
+            entry = None
         if entry is None:
             entry = self._entries[usage.key] = Entry(usage.key, t_ns)
             if usage.jobid is not None and not usage.node and self.named:
