@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test quick lint format golden docs bench short-jobs system clean
+.PHONY: help demo test quick lint format golden docs alerts bench bench-alerts short-jobs system clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -44,8 +44,16 @@ golden: $(STAMP) ## write tests/golden anew; read the difference
 docs: $(STAMP)   ## write the README's metric table anew
 	$(BIN)/python tests/docs.py
 
+alerts: $(STAMP) ## write what alerts/site.toml renders to into alerts/
+	out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/jobwatt alerts render --site alerts/site.toml --out "$$out" >/dev/null && \
+	  cp "$$out"/rules/site.yaml alerts/rules/ && cp "$$out"/alertmanager/* alerts/alertmanager/
+
 bench: $(STAMP)  ## what jobwatt costs, beside the floor
 	$(BIN)/python tests/bench/bench.py
+
+bench-alerts: $(STAMP) system  ## mails to users on labelled traces: precision and recall; what the rules cost
+	$(BIN)/python tests/bench/alertbench.py
+	$(BIN)/python tests/bench/rulecost.py
 
 short-jobs: $(STAMP) system  ## 200 short jobs on a real Slurm: the share of their energy that is booked
 	cd tests && ../$(BIN)/python shortjobs.py

@@ -118,6 +118,25 @@ def _replay(config: Config, args: argparse.Namespace) -> int:
     return 0
 
 
+def _alerts(_config: Config, args: argparse.Namespace) -> int:
+    """Imported here: the daemon and the other commands need none of it."""
+    if args.action == "replay":
+        from .alerts import replay
+
+        return replay.run(args)
+    from .alerts import render, site
+
+    read = site.read(args.site)
+    done = render.write(render.texts(read), args.out, force=args.force)
+    for name in done.written:
+        print(args.out / name)
+    for name in done.removed:
+        print(f"removed {args.out / name}: no longer part of jobwatt", file=sys.stderr)
+    for note in site.notes(read):
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
 def _output(path: str | None) -> AbstractContextManager[TextIO]:
     return Path(path).open("w", encoding="utf-8") if path else nullcontext(sys.stdout)
 
@@ -150,4 +169,5 @@ COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
     "calibrate": _calibrate,
     "release-gpus": _release,
     "replay": _replay,
+    "alerts": _alerts,
 }

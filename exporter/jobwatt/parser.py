@@ -30,15 +30,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; a usage error prints one line and exits with 2."""
-    parser = build()
+    parser = build(whole="alerts" in argv)
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # said by the command's own parser, which knows what may have been meant
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 
-def build() -> argparse.ArgumentParser:
-    """Build the whole parser."""
+def build(*, whole: bool = True) -> argparse.ArgumentParser:
+    """Build the parser; unless ``whole`` without the flags of `alerts`, whose modules the daemon does not need."""
     parser = _Parser(
         prog="jobwatt",
         description="Where every joule of a Slurm GPU node goes: per job and user.",
@@ -56,6 +56,7 @@ def build() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="for scripts")
     _measuring(commands)
     _playing(commands)
+    _alerting(commands, whole=whole)
     hook = commands.add_parser(
         "hook", help="for Slurm's Prolog and Epilog: tell the daemon that a job begins or ends"
     )
@@ -118,6 +119,31 @@ def _playing(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="times as fast as recorded (default 1)",
     )
     replay.add_argument("--loop", action="store_true", help="begin again at the end")
+
+
+def _alerting(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> None:
+    alerts = commands.add_parser(
+        "alerts",
+        help="a site's alert rules and mails: write them, or see whom they would have reached",
+        allow_abbrev=False,
+    )
+    alerts.set_defaults(parser=alerts)
+    if not whole:
+        return
+    from .alerts import render, replay  # noqa: PLC0415  90 ms and 2 MB that a daemon need not have
+
+    actions = alerts.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_Parser
+    )
+    for name, text, module in (
+        ("render", "write the rules and Alertmanager's files of a site", render),
+        ("replay", "who would have been mailed over past data, when and about what", replay),
+    ):
+        action = actions.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+        )
+        module.add_arguments(action)
+        action.set_defaults(parser=action)
 
 
 def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:
