@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import pytest
@@ -19,6 +20,15 @@ def commands():
     return actions[0].choices
 
 
+def parsers(parser):
+    """A parser and those of its sub-commands, and theirs."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
 def test_metric_table_is_the_catalogue():
     """Every metric is documented, as the catalogue has it (`make docs`)."""
     assert docs.written(TEXT) == TEXT
@@ -33,7 +43,7 @@ def test_every_command_is_documented(name):
 def test_every_flag_in_the_readme_exists():
     """A flag that the README names is one that the command line takes."""
     known = {f"--{s.metadata['name']}" for s in settings()}
-    known |= {option for parser in commands().values() for option in parser._option_string_actions}
+    known |= {option for parser in parsers(build()) for option in parser._option_string_actions}
     named = set(
         re.findall(
             r"--(?:no-)?[a-z]+(?:\.[a-z-]+)*[a-z]",
