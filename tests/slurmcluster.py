@@ -354,7 +354,13 @@ class Cluster:
 
     def srun(self, user: str, *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a job of one step and wait for it."""
-        return self._as(user, ["srun", *args], timeout=timeout, stdin=subprocess.DEVNULL)
+        try:
+            return self._as(user, ["srun", *args], timeout=timeout, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as err:
+            raise ClusterError(
+                f"srun: no end after {timeout} s: {(err.stderr or b'').decode(errors='replace')}\n"
+                f"{self.run('sinfo', '-R', '-l')}{self.run('squeue', '-l')}"
+            ) from err
 
     def output(self, jobid: int) -> str:
         """What a job printed so far."""

@@ -221,7 +221,7 @@ class TestUml:
     def test_panel(self) -> None:
         """Jobs run on a pure cgroup v2, with this interpreter, and nothing is left."""
         smoke = TESTS / "slurm" / "uml" / "smoke.py"
-        status, text = run_in_uml(Path(sys.executable), 150, args=(str(smoke),))
+        status, text = run_in_uml(Path(sys.executable), 300, args=(str(smoke),))
         assert status == 0, text
         report = json.loads(text.splitlines()[-1])
         assert report["left"] == []
