@@ -360,6 +360,7 @@ class Cluster:
             raise ClusterError(
                 f"srun: no end after {timeout} s: {(err.stderr or b'').decode(errors='replace')}\n"
                 f"{self.run('sinfo', '-R', '-l')}{self.run('squeue', '-l')}"
+                f"hooks that failed: {[run for run in self.hook_runs() if run.status]}"
             ) from err
 
     def output(self, jobid: int) -> str:

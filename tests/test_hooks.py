@@ -388,3 +388,19 @@ def test_a_record_of_brackets(tmp_path: Path) -> None:
     (tmp_path / "hooks/3.gpu02.prolog.json").write_text("[" * 60_000)
     (tmp_path / "hooks/3.gpu02.prolog.json").chmod(0o640)
     assert [record.jobid for record in HookDir(tmp_path).poll()] == ["2"]
+
+
+def test_an_alarm_while_the_interpreter_winds_up_fails_no_job(tmp_path: Path) -> None:
+    """Whenever the time limit strikes, the status is 0: another one would drain the node."""
+    code = (
+        "import sys; import jobwatt.cli, jobwatt.slurm.hooks as hooks; hooks.LIMIT_S = {limit};"
+        f"sys.argv = ['jobwatt', 'hook', 'prolog', '--path.state={tmp_path}']; jobwatt.cli.entry()"
+    )
+    env = {"PYTHONPATH": str(Path(__file__).parents[1] / "exporter"), "SLURM_JOB_ID": "5", "SLURMD_NODENAME": "n"}  # fmt: skip
+    # half a millisecond to six: from the record's writing to the interpreter's last breath
+    limits = [0.0005 + 0.00007 * step for step in range(80)]
+    ends = {
+        subprocess.run([sys.executable, "-c", code.format(limit=limit)], env=env, check=False, capture_output=True).returncode
+        for limit in limits
+    }  # fmt: skip
+    assert ends == {0}

@@ -17,7 +17,9 @@ def entry() -> None:
         # Slurm waits for this: nothing else is imported, and it ends with 0 whatever happens
         from .slurm.hooks import run_hook
 
-        sys.exit(run_hook(sys.argv[2:], os.environ))
+        # not sys.exit: the interpreter gives SIGALRM back to the system while it winds up, and an
+        # alarm that came then would end the hook with a status that drains the node
+        os._exit(run_hook(sys.argv[2:], os.environ))
     sys.exit(main(sys.argv[1:]))
 
 
