@@ -30,13 +30,14 @@ quick: $(STAMP)  ## what runs in under two minutes
 	$(PYTEST) -q -m "not slow and not slurm and not uml and not gpu"
 
 lint: $(STAMP)   ## ruff and mypy
-	$(BIN)/ruff check exporter tests
-	$(BIN)/ruff format --check exporter tests
+	$(BIN)/ruff check exporter tests grafana/src
+	$(BIN)/ruff format --check exporter tests grafana/src
 	$(BIN)/mypy
+	cd grafana/src && ../../$(BIN)/mypy --config-file=../../pyproject.toml *.py dashboards/*.py
 
 format: $(STAMP) ## let ruff write the code's form
-	$(BIN)/ruff check --fix exporter tests
-	$(BIN)/ruff format exporter tests
+	$(BIN)/ruff check --fix exporter tests grafana/src
+	$(BIN)/ruff format exporter tests grafana/src
 
 golden: $(STAMP) ## write tests/golden anew; read the difference
 	cd tests && ../$(BIN)/python goldens.py

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 TARGET = frozenset({"cluster", "instance", "job"})  # what the scrape adds
 OTHERS = {
     "up": frozenset(),
+    # labels of the alert's own, and those of what it is about
+    "ALERTS": frozenset(
+        {"alertname", "alertstate", "audience", "severity", "jobid", "user", "account"}
+    ),
     "alertmanager_notification_requests_failed_total": frozenset({"integration"}),
     "alertmanager_notifications_failed_total": frozenset({"integration", "reason"}),
 }
@@ -55,14 +59,19 @@ TOO_NEW = frozenset(
 )
 TOO_NEW_OPERATORS = ("limitk", "limit_ratio")
 _SETS = ("and", "or", "unless")
+_CHOOSING = ("topk", "bottomk")  # leave the series that they choose as they are
 
 
 @dataclass
 class Checker:
-    """``recorded``: name -> expression. ``bare``: whether recorded series must stand alone."""
+    """
+    ``recorded``: name -> expression. ``bare``: whether recorded series must stand alone. ``board``: a query
+    of a dashboard, which chooses its cluster by a variable and is never written out over raw metrics.
+    """
 
     recorded: Mapping[str, str]
     bare: bool = True
+    board: bool = False
     found: list[str] = field(default_factory=list)
 
     def labels(self, node: p.Expr) -> frozenset[str] | None:
@@ -117,7 +126,7 @@ class Checker:
 
     def _range(self, node: p.MatrixSelector) -> frozenset[str]:
         name = node.vector_selector.name or ""
-        if _is_recorded(name):
+        if _is_recorded(name) and not self.board:
             self._say(f"{name} is recorded and must stand bare, not with a range")
         return self._selector(node.vector_selector)
 
@@ -128,19 +137,23 @@ class Checker:
         inner = [labels for arg in node.args if (labels := self.labels(arg)) is not None]
         if node.func.return_type is p.ValueType.Scalar:
             return None
-        return inner[0] if inner else frozenset()
+        made = {node.args[1].val} if name == "label_replace" else set()
+        return inner[0] | made if inner else frozenset()
 
     def _aggregate(self, node: p.AggregateExpr) -> frozenset[str]:
         inner = self.labels(node.expr) or frozenset()
         by = node.modifier
-        if by is None or by.type is not p.AggModifierType.By or "cluster" not in by.labels:
+        if by is None and self.board:
+            return inner if str(node.op) in _CHOOSING else frozenset()
+        kept = by is not None and ("cluster" in by.labels or self.board)
+        if by is None or by.type is not p.AggModifierType.By or not kept:
             self._say(
                 f"aggregation without by (cluster, ...): {str(node.prettify()).split('(')[0]}"
             )
             return inner
         for label in set(by.labels) - inner:
             self._say(f"by ({label}): there is no such label")
-        return frozenset(by.labels)
+        return inner if str(node.op) in _CHOOSING else frozenset(by.labels)
 
     def _binary(self, node: p.BinaryExpr) -> frozenset[str] | None:
         left, right = self.labels(node.lhs), self.labels(node.rhs)
@@ -148,13 +161,14 @@ class Checker:
             return right if left is None else left
         matching = node.modifier.matching if node.modifier else None
         if matching is None:
-            if any(map(_is_recorded, (*_names(node.lhs), *_names(node.rhs)))):
+            recorded = map(_is_recorded, (*_names(node.lhs), *_names(node.rhs)))
+            if any(recorded) and not self.board:
                 self._say("recorded series are matched by on (...): a ruler may add labels")
             return left | right
         on = frozenset(matching.labels)
         if matching.type is not p.LabelModifierType.Include:
             self._say("matching names its labels by on (...)")
-        if on and "cluster" not in on:
+        if on and "cluster" not in on and not self.board:
             self._say("on (...) without cluster")
         for side in (left, right):
             for label in on - side:
@@ -186,6 +200,16 @@ def _names(node: p.Expr) -> Iterator[str]:
         case p.BinaryExpr():
             yield from _names(node.lhs)
             yield from _names(node.rhs)
+
+
+def board_problems(expr: str, recorded: Mapping[str, str]) -> tuple[list[str], frozenset[str]]:
+    """What is wrong with a dashboard's query, and the labels that its result may have."""
+    checker = Checker(recorded, bare=False, board=True)
+    try:
+        labels = checker.labels(p.parse(expr))
+    except ValueError as err:
+        return [f"promql-parser: {err}"], frozenset()
+    return checker.found, labels or frozenset()
 
 
 def problems(expr: str, recorded: Mapping[str, str], *, bare: bool = True) -> list[str]:

@@ -819,7 +819,13 @@ def shipped():
 def test_the_shipped_series_are_what_they_stand_for(tmp_path, shipped):
     """Each recorded series of the shipped files equals its expansion; most of them have something to say."""
     found = inline.read(shipped)
-    order = ["jobwatt-site", "jobwatt-jobs", "jobwatt-aggregates", "jobwatt-weeks"]
+    order = [
+        "jobwatt-site",
+        "jobwatt-jobs",
+        "jobwatt-aggregates",
+        "jobwatt-usage",
+        "jobwatt-weeks",
+    ]
     series = "\n".join(cluster())
     assert not same(shipped, found.records, tmp_path, series, order=order)
     test = yaml.safe_load((tmp_path / "test.yaml").read_text())

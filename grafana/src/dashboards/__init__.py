@@ -1,0 +1,1 @@
+"""One dashboard a file: ``build()`` gives it. A new file is a new dashboard."""

@@ -1,0 +1,177 @@
+"""The energy balance: everything measured is somebody's, and what is not explained is seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import to
+from facade import KWH, SHARE, WATT, Column, Q, bars, figures, grid, series
+from layout import board
+from palette import GREY, OWNERS, VERMILION
+from promql import CLUSTER, kwh, now, total
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+    from facade import Panel
+
+NODE = "jobwatt:cluster_component_energy_joules:rate5m"
+PARTS = {
+    "jobs": "jobwatt:cluster_component_job_energy_joules:rate5m",
+    "system": "jobwatt:cluster_component_system_energy_joules:rate5m",
+    "unallocated": "jobwatt:cluster_component_unallocated_energy_joules:rate5m",
+}
+NO_METER = "No wall meter"
+
+
+def unexplained(by: str = "") -> str:
+    """Node less jobs, system and unallocated, now."""
+    parts = " - ".join(f"({now(series_, by)} or {now(NODE, by)} * 0)" for series_ in PARTS.values())
+    return f"{now(NODE, by)} - {parts}"
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    return board(
+        "jobwatt-balance",
+        "Energy balance",
+        "Jobs + system + unallocated = node, and the node against the wall. What is not explained is on show.",
+        [
+            ("The account", _account()),
+            ("By component", _components()),
+            ("Against the wall", _wall()),
+        ],
+    )
+
+
+def _account() -> list[Panel]:
+    whole = total(NODE)
+    parts = [total(name) for name in PARTS.values()]
+    return [
+        figures(
+            "Nodes",
+            "Energy that all nodes measured over the time range on show.",
+            KWH,
+            Q(kwh(whole)),
+            size=(5, 4),
+            decimals=1,
+        ),
+        *(
+            figures(
+                title,
+                description,
+                KWH,
+                Q(kwh(total(PARTS[owner]))),
+                size=(5, 4),
+                decimals=1,
+            )
+            for owner, title, description in (
+                ("jobs", "Jobs", "Energy that jobs are charged with."),
+                ("system", "System", "Energy of daemons and the kernel, which no job caused."),
+                (
+                    "unallocated",
+                    "Unallocated",
+                    "Energy of what nobody has reserved: the idle power of free CPUs, memory and GPUs.",
+                ),
+            )
+        ),
+        figures(
+            "Unexplained",
+            "Share of the nodes' energy that is in none of the three. On each node they add up to the last microjoule; "
+            "what is left here happened while Prometheus or a node was away.",
+            SHARE,
+            Q(f"1 - ({' + '.join(f'({part})' for part in parts)}) / ({whole} > 0)"),
+            size=(4, 4),
+            decimals=2,
+            steps=[(None, "text"), (0.005, VERMILION)],
+        ),
+        series(
+            "Who the power is for",
+            "Jobs, system and unallocated, stacked; the dashed line is what the nodes measured. Any gap is unexplained.",
+            WATT,
+            *(Q(now(name), owner) for owner, name in PARTS.items()),
+            Q(now(NODE), "nodes"),
+            size=(16, 10),
+            stack=True,
+            colours=OWNERS | {"nodes": GREY},
+            lines=["nodes"],
+        ),
+        series(
+            "Unexplained power",
+            "What the nodes measured, less jobs, system and unallocated, by component. Above or below 0 for minutes "
+            "means that Prometheus missed a node or that a daemon was restarted.",
+            WATT,
+            Q(unexplained("component"), "{{component}}"),
+            size=(8, 10),
+            bounds=(None, None),
+            calcs=("mean", "max"),
+        ),
+    ]
+
+
+def _components() -> list[Panel]:
+    return [
+        bars(
+            f"{title}: energy by component",
+            description,
+            KWH,
+            Q(f"sort_desc({kwh(total(name, 'component'))})", "{{component}}"),
+            size=(8, 7),
+            decimals=1,
+        )
+        for title, description, name in (
+            ("Jobs", "Energy that jobs are charged with, by component.", PARTS["jobs"]),
+            ("System", "Energy of daemons and the kernel, by component.", PARTS["system"]),
+            (
+                "Unallocated",
+                "Energy of what nobody has reserved, by component.",
+                PARTS["unallocated"],
+            ),
+        )
+    ]
+
+
+def _wall() -> list[Panel]:
+    chips = f'sum by (instance) (increase(jobwatt_node_energy_joules_total{{{CLUSTER},component!="other"}}[$__range]))'
+    wall = f"sum by (instance) (increase(jobwatt_wall_energy_joules_total{{{CLUSTER}}}[$__range]))"
+    return [
+        series(
+            "Nodes with a wall meter: the meter against the account",
+            "What wall meters measure, and what jobwatt accounts for on the same nodes. The account takes what the "
+            "chips do not show (fans, boards, power supplies) from the meter as component `other`.",
+            WATT,
+            Q(now("jobwatt:cluster_wall_energy_joules:rate5m"), "wall meters"),
+            Q(now("jobwatt:cluster_walled_energy_joules:rate5m"), "account"),
+            Q(now("jobwatt:cluster_residual_energy_joules:rate5m"), "more than the wall"),
+            size=(12, 9),
+            colours={"more than the wall": VERMILION},
+            empty=NO_METER,
+        ),
+        grid(
+            "Each node: chips against the wall",
+            "Energy over the time range on show that the chips' own counters show (CPUs, memory, GPUs), what the "
+            "wall meter measured, and the share of the wall that the chips show.",
+            [
+                Column("instance", "Node", link=to.node("${__value.raw:percentencode}")),
+                Column("Value #A", "Chips", KWH, bar=True, decimals=1),
+                Column("Value #B", "Wall", KWH, decimals=1, width=110),
+                Column("Value #C", "Seen by the chips", SHARE, decimals=0, width=140),
+            ],
+            Q(kwh(chips)),
+            Q(kwh(wall)),
+            Q(f"({chips}) / ({wall} > 0)"),
+            size=(12, 9),
+            sort="Chips",
+        ),
+        figures(
+            "Above the wall",
+            "Energy by which the chips' counters exceeded the wall meter. It counts as 0 in the account, and should "
+            "be 0: else a meter or a counter is wrong, or the meter does not feed all of the node.",
+            KWH,
+            Q(kwh(total("jobwatt:cluster_residual_energy_joules:rate5m"))),
+            size=(24, 4),
+            decimals=2,
+            steps=[(None, "text"), (0.01, VERMILION)],
+            empty=NO_METER,
+        ),
+    ]

@@ -1,0 +1,385 @@
+"""A job: who, where and how it ran, what it drew, and how it used what it had asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import to
+from facade import (
+    BYTES,
+    COUNT,
+    GPU_HOURS,
+    GRAMS,
+    KWH,
+    SHARE,
+    TIME,
+    WATT,
+    Column,
+    Q,
+    bars,
+    choice,
+    figures,
+    grid,
+    series,
+)
+from layout import board
+from palette import COMPONENTS, ORANGE, STATES, VERMILION
+from promql import grams, hours, kwh, priced
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+    from facade import Panel
+
+J = 'cluster=~"$cluster",jobid="$jobid"'
+GPUS = 'cluster=~"$cluster",instance=~"$instance",uuid=~"$uuid"'
+# The GPU's own figures, only while this job holds it: before and after it is somebody else's.
+HELD = f"and on (cluster, instance, uuid) jobwatt_job_gpu_allocated_seconds_total{{{J}}}"
+RUNS = f"unless on (cluster, instance) jobwatt_job_end_time_seconds{{{J}}}"
+GPU = "{{instance}} GPU {{gpu}}"
+ABSENT = "Nothing measured for this job in this period"
+NOT_SET = "Set in site.toml"
+
+
+def last(metric: str, by: str = "") -> str:
+    """A counter of the job at the end of the range, over all its nodes; it began at 0 with the job."""
+    found = f"last_over_time({metric}{{{J}}}[$__range])"
+    return f"sum by ({by}) ({found})" if by else f"sum ({found})"
+
+
+ENERGY = last("jobwatt_job_energy_joules_total")
+HELD_S = last("jobwatt_job_gpu_allocated_seconds_total")
+IDLE_S = last("jobwatt_job_gpu_idle_seconds_total")
+IDLE_J = last("jobwatt_job_gpu_idle_energy_joules_total")
+UNKNOWN_S = last("jobwatt_job_gpu_unknown_seconds_total")
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    of_job = 'cluster=~"$cluster",jobid="$jobid"'
+    return board(
+        "jobwatt-job",
+        "Job",
+        "One job on all its nodes: its energy, its GPUs, CPUs and memory, and what it held without using.",
+        [
+            ("The job", _facts()),
+            ("Power and energy", _power()),
+            ("GPUs", _gpus()),
+            ("CPUs and memory", _cpus()),
+        ],
+        [
+            choice("jobid", "Job", 'label_values(jobwatt_job_info{cluster=~"$cluster"}, jobid)'),
+            choice(
+                "instance",
+                "Node",
+                f"label_values(jobwatt_job_info{{{of_job}}}, instance)",
+                several=True,
+                hidden=True,
+            ),
+            choice(
+                "uuid",
+                "GPU",
+                f"label_values(jobwatt_job_gpu_allocated_seconds_total{{{of_job}}}, uuid)",
+                several=True,
+                hidden=True,
+            ),
+        ],
+    )
+
+
+def _facts() -> list[Panel]:
+    who = "user, account, partition"
+    return [
+        grid(
+            "Facts",
+            "Who runs the job and how it was asked for, when it began and ended, and how it ended, in Slurm's words.",
+            [
+                Column("user", "User", link=to.user("${__value.raw:percentencode}")),
+                Column("account", "Lab", link=to.lab("${__value.raw:percentencode}")),
+                Column("partition", "Partition"),
+                Column("name", "Name", width=200),
+                Column("qos", "QOS"),
+                Column("array_job_id", "Array"),
+                Column("Value #B", "Started", TIME, width=160),
+                Column("Value #C", "Ended", TIME, width=160),
+                Column("Value #D", "Time limit", TIME, width=160),
+                Column("state", "State", width=140, colours=STATES),
+                Column("exit_code", "Exit code", width=90),
+            ],
+            Q(
+                f"group by ({who}, name, qos, array_job_id) (last_over_time(jobwatt_job_info{{{J}}}[$__range]))"
+            ),
+            Q(
+                f"min by ({who}) (last_over_time(jobwatt_job_start_time_seconds{{{J}}}[$__range])) * 1000"
+            ),
+            Q(
+                f"max by ({who}) (last_over_time(jobwatt_job_end_time_seconds{{{J}}}[$__range])) * 1000"
+            ),
+            Q(
+                f"max by ({who}) (last_over_time(jobwatt_job_limit_time_seconds{{{J}}}[$__range])) * 1000"
+            ),
+            Q(
+                f"group by ({who}, state, exit_code) (last_over_time(jobwatt_job_exit_info{{{J}}}[$__range]))"
+            ),
+            size=(24, 4),
+            empty="No such job in this period: choose a longer one",
+        ),
+        figures(
+            "Energy",
+            "Energy that the job is charged with on all its nodes, from its start to the end of the range on show.",
+            KWH,
+            Q(kwh(ENERGY)),
+            size=(4, 4),
+            empty=ABSENT,
+        ),
+        figures(
+            "CO2e",
+            "Grams of CO2 equivalent of this energy, with the carbon intensity and PUE that the site has set.",
+            GRAMS,
+            Q(grams(ENERGY)),
+            size=(4, 4),
+            empty=NOT_SET,
+        ),
+        figures(
+            "GPU time held",
+            "GPU hours that the job has held since its start, used or not.",
+            GPU_HOURS,
+            Q(hours(HELD_S)),
+            size=(4, 4),
+            decimals=1,
+            empty="No GPU",
+        ),
+        figures(
+            "Held and not used",
+            "Share of the GPU time in which no kernel ran, of the time for which that is known.",
+            SHARE,
+            Q(f"{IDLE_S} / ({HELD_S} - ({UNKNOWN_S}) > 0)"),
+            size=(4, 4),
+            decimals=0,
+            steps=[(None, "text"), (0.25, ORANGE), (0.75, VERMILION)],
+            empty="Unknown",
+        ),
+        figures(
+            "Its cost",
+            "What the unused GPU time cost, in the site's currency.",
+            COUNT,
+            Q(priced(IDLE_J, IDLE_S)),
+            size=(4, 4),
+            empty=NOT_SET,
+        ),
+        figures(
+            "Measured",
+            "Share of the job's seconds that jobwatt measured, on the node where it is least.",
+            SHARE,
+            Q(f"min (last_over_time(jobwatt_job_coverage_ratio{{{J}}}[$__range]))"),
+            size=(4, 4),
+            decimals=1,
+            empty=ABSENT,
+        ),
+    ]
+
+
+def _power() -> list[Panel]:
+    return [
+        series(
+            "Power by component",
+            "What the job draws on all its nodes, stacked by component.",
+            WATT,
+            Q(
+                f"sum by (component) (rate(jobwatt_job_energy_joules_total{{{J}}}[$__rate_interval]))",
+                "{{component}}",
+            ),
+            size=(12, 8),
+            stack=True,
+            colours=COMPONENTS,
+            empty=ABSENT,
+        ),
+        series(
+            "Power by node",
+            "What the job draws on each of its nodes, stacked.",
+            WATT,
+            Q(
+                f"sum by (instance) (rate(jobwatt_job_energy_joules_total{{{J}}}[$__rate_interval]))",
+                "{{instance}}",
+            ),
+            size=(12, 8),
+            stack=True,
+            empty=ABSENT,
+        ),
+        bars(
+            "Energy by component",
+            "Energy since the job's start, by component.",
+            KWH,
+            Q(
+                f"sort_desc({kwh(last('jobwatt_job_energy_joules_total', 'component'))})",
+                "{{component}}",
+            ),
+            size=(12, 6),
+            colours=COMPONENTS,
+            empty=ABSENT,
+        ),
+        bars(
+            "Energy by node",
+            "Energy since the job's start, by node.",
+            KWH,
+            Q(
+                f"sort_desc({kwh(last('jobwatt_job_energy_joules_total', 'instance'))})",
+                "{{instance}}",
+            ),
+            size=(12, 6),
+            empty=ABSENT,
+        ),
+    ]
+
+
+def _gpus() -> list[Panel]:
+    return [
+        series(
+            "GPU use",
+            "Share of the time in which a kernel ran, for each GPU. A GPU can be in use all the time and still do "
+            "little: see SM activity.",
+            SHARE,
+            Q(f"jobwatt_job_gpu_utilization_ratio{{{J}}} {RUNS}", GPU),
+            size=(12, 8),
+            bounds=(0, 1),
+            empty="No GPU, or nothing tells its use (slices of an A100)",
+        ),
+        series(
+            "SM activity, tensor cores, memory bandwidth",
+            "Means over the job's GPUs: share of the streaming multiprocessors' cycles with work on them, of cycles "
+            "with a tensor core in use, and of the device memory's bandwidth. Measured from Hopper (H100) on.",
+            SHARE,
+            Q(f"avg (jobwatt_gpu_sm_active_ratio{{{GPUS}}} {HELD})", "SMs active"),
+            Q(f"avg (jobwatt_gpu_sm_occupancy_ratio{{{GPUS}}} {HELD})", "SM occupancy"),
+            Q(f"avg (jobwatt_gpu_tensor_active_ratio{{{GPUS}}} {HELD})", "tensor cores"),
+            Q(f"avg (jobwatt_gpu_dram_active_ratio{{{GPUS}}} {HELD})", "memory bandwidth"),
+            size=(12, 8),
+            bounds=(0, 1),
+            empty="Not measured on these GPUs (it is from Hopper on)",
+        ),
+        series(
+            "GPU memory",
+            "Memory in use on each GPU; the dashed line is what the largest of them has.",
+            BYTES,
+            Q(f"jobwatt_job_gpu_memory_used_bytes{{{J}}} {RUNS}", GPU),
+            Q(f"max (jobwatt_gpu_memory_total_bytes{{{GPUS}}} {HELD})", "there is"),
+            size=(12, 8),
+            lines=["there is"],
+            empty="No GPU",
+        ),
+        series(
+            "GPU power",
+            "What each GPU draws for this job. One that is held and idle still draws its idle power.",
+            WATT,
+            Q(
+                f"sum by (instance, gpu, uuid) (rate(jobwatt_job_gpu_energy_joules_total{{{J}}}[$__rate_interval]))",
+                GPU,
+            ),
+            size=(12, 8),
+            empty="No GPU",
+        ),
+        series(
+            "SM clocks",
+            "Clock of each GPU's streaming multiprocessors. It falls when the GPU idles, is hot, or is at its power limit.",
+            "hertz",
+            Q(f"jobwatt_gpu_sm_clock_hertz{{{GPUS}}} {HELD}", GPU),
+            size=(8, 8),
+            calcs=("lastNotNull",),
+            empty="No GPU",
+        ),
+        series(
+            "Clocks held down",
+            "Share of the time in which the driver held a GPU's clocks down, by reason; power cap is usual under full load.",
+            SHARE,
+            Q(
+                "sum by (instance, gpu, reason) ("
+                f"rate(jobwatt_gpu_throttle_seconds_total{{{GPUS}}}[$__rate_interval]) {HELD}) > 0",
+                "{{instance}} GPU {{gpu}}: {{reason}}",
+            ),
+            size=(8, 8),
+            calcs=("mean",),
+            empty="Never in this period",
+        ),
+        series(
+            "GPU temperature",
+            "Temperature of each GPU while the job holds it.",
+            "celsius",
+            Q(f"jobwatt_gpu_temperature_celsius{{{GPUS}}} {HELD}", GPU),
+            size=(8, 8),
+            bounds=(None, None),
+            calcs=("max",),
+            empty="No GPU, or slices of one",
+        ),
+        _each_gpu(),
+    ]
+
+
+def _each_gpu() -> Panel:
+    by = "instance, gpu, uuid"
+    held, idle = (
+        last(f"jobwatt_job_gpu_{what}_seconds_total", by) for what in ("allocated", "idle")
+    )
+    unknown, used = (
+        last(f"jobwatt_job_gpu_{what}_seconds_total", by) for what in ("unknown", "utilization")
+    )
+    return grid(
+        "Each GPU",
+        "What the job held and how it was used, since its start: hours held, mean use, hours idle, and energy. Of a "
+        "partitioned GPU the profile of the slice is shown.",
+        [
+            Column("instance", "Node", link=to.node("${__value.raw:percentencode}")),
+            Column("gpu", "GPU", width=60),
+            Column("model", "Model", width=230),
+            Column("mig_profile", "Slice", width=90),
+            Column("Value #A", "Hours held", "h", decimals=1),
+            Column("Value #B", "Mean use", SHARE, bar=True, decimals=0),
+            Column("Value #C", "Hours idle", "h", decimals=1),
+            Column("Value #D", "Energy", KWH, decimals=2),
+            Column("Value #E", "Unused energy", KWH, decimals=2),
+        ],
+        Q(hours(held)),
+        Q(f"{used} / ({held} - ({unknown}) > 0)"),
+        Q(hours(idle)),
+        Q(kwh(last("jobwatt_job_gpu_energy_joules_total", by))),
+        Q(kwh(last("jobwatt_job_gpu_idle_energy_joules_total", by))),
+        Q(
+            f"group by ({by}, model, mig_profile) (last_over_time(jobwatt_gpu_info{{{GPUS}}}[$__range]) "
+            f"and on (cluster, instance, uuid) last_over_time(jobwatt_job_gpu_allocated_seconds_total{{{J}}}[$__range]))"
+        ),
+        size=(24, 8),
+        sort="Hours held",
+        empty="No GPU",
+    )
+
+
+def _cpus() -> list[Panel]:
+    return [
+        series(
+            "CPUs",
+            "CPUs in use, and those that the job has reserved (dashed), on all its nodes.",
+            COUNT,
+            Q(f"sum (rate(jobwatt_job_cpu_seconds_total{{{J}}}[$__rate_interval]))", "in use"),
+            Q(f"sum (jobwatt_job_cpus{{{J}}} {RUNS})", "reserved"),
+            size=(12, 8),
+            lines=["reserved"],
+            empty=ABSENT,
+        ),
+        series(
+            "Memory",
+            "Memory in use without page cache, and the job's limit (dashed), on all its nodes.",
+            BYTES,
+            Q(f"sum (jobwatt_job_memory_used_bytes{{{J}}} {RUNS})", "in use"),
+            Q(f"sum (jobwatt_job_memory_limit_bytes{{{J}}} {RUNS})", "limit"),
+            size=(12, 8),
+            lines=["limit"],
+            empty=ABSENT,
+        ),
+        grid(
+            "What its owner is told",
+            "Alerts about this job that fire at the end of the range on show.",
+            [Column("alertname", "Alert"), Column("alertstate", "State", width=120)],
+            Q(f"group by (alertname, alertstate) (ALERTS{{{J}}})"),
+            size=(24, 5),
+            empty="No alert about this job",
+        ),
+    ]

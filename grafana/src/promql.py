@@ -1,0 +1,56 @@
+"""
+Pieces of PromQL that the dashboards share.
+
+Energy over the time range on show comes from rates recorded every minute over five minutes: sampled every five
+minutes they tile the range (alerts/rules/recording.yaml). Whatever is over one job, or one node, is read raw.
+"""
+
+J_PER_KWH = "3.6e6"
+CLUSTER = 'cluster=~"$cluster"'
+STEP = "[$__range:5m]"  # the range on show, in the tiles of the recorded rates
+
+
+def total(series: str, by: str = "", where: str = CLUSTER, window: str = STEP) -> str:
+    """What a rate recorded over five minutes adds up to over ``window``, summed by the labels ``by``."""
+    grouped = f"sum by ({by})" if by else "sum"
+    return f"{grouped} (sum_over_time({series}{{{where}}}{window})) * 300"
+
+
+def kwh(joules: str) -> str:
+    """Joules as kWh."""
+    return f"{joules} / {J_PER_KWH}"
+
+
+def hours(seconds: str) -> str:
+    """Seconds as hours."""
+    return f"{seconds} / 3600"
+
+
+def now(series: str, by: str = "", where: str = CLUSTER) -> str:
+    """A recorded series, summed by the labels ``by``."""
+    return f"sum by ({by}) ({series}{{{where}}})" if by else f"sum ({series}{{{where}}})"
+
+
+def priced(joules: str, seconds: str) -> str:
+    """What joules and GPU seconds cost in the site's currency; nothing where the site has set no price."""
+    return (
+        f"({joules}) * on () group_left () jobwatt:waste_cost:per_joule"
+        f" + ({seconds}) * on () group_left () jobwatt:waste_cost:per_gpu_second"
+    )
+
+
+def grams(joules: str) -> str:
+    """CO2e of joules, PUE included; nothing where the site has set no carbon intensity."""
+    return f"({joules}) * on () group_left () jobwatt:waste_co2e_grams:per_joule"
+
+
+def site_kwh(joules: str) -> str:
+    """kWh of joules at the building's meter: the site's PUE included, where it is set."""
+    return f"({joules}) * on () group_left () jobwatt:waste_kwh:per_joule"
+
+
+def unused_share(level: str, where: str, by: str = "") -> str:
+    """Idle GPU time over GPU time known, over the range on show."""
+    idle = total(f"jobwatt:{level}_gpu_idle_seconds:rate5m", by, where)
+    known = total(f"jobwatt:{level}_gpu_known_seconds:rate5m", by, where)
+    return f"({idle}) / ({known} > 0)"

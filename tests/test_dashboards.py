@@ -1,0 +1,253 @@
+"""
+The dashboards: made by their source, valid, complete, and over series that exist.
+
+The rules that the published dashboard-linter of Grafana has and that apply here are marked with its names. Not
+applied: template-job and template-instance (nodes of a cluster are chosen by `cluster`, and one page is over one
+node), panel-job-instance (the same).
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+import generate
+from dashqueries import ROOT, boards, filled, panels, queries, times
+from jobwatt.metrics import CATALOGUE, Type
+from promqlcheck import board_problems
+
+RECORDED = {
+    rule["record"]: rule["expr"]
+    for path in sorted((ROOT / "alerts/rules").glob("*.yaml"))
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+    if "record" in rule
+}
+ALL = tuple(boards())
+QUERIES = [query for name in ALL for query in queries(name)]
+PANELS = [(name, panel) for name in ALL for panel in panels(name)]
+VALUES = times(86_400, 120) | {
+    "cluster": "demo", "jobid": "1", "user": "alice", "account": "ltci", "instance": "gpu01", "uuid": "GPU-1",
+}  # fmt: skip
+by_name = pytest.mark.parametrize("name", ALL)
+by_query = pytest.mark.parametrize("query", QUERIES, ids=str)
+by_panel = pytest.mark.parametrize(
+    ("name", "panel"), PANELS, ids=[f"{name}: {panel['title']}" for name, panel in PANELS]
+)
+
+
+def test_the_committed_dashboards_are_those_of_the_source():
+    """`make generate` would change nothing."""
+    committed = {
+        path.name: path.read_text() for path in (ROOT / "grafana/dashboards").glob("*.json")
+    }
+    assert committed == generate.texts()
+
+
+def test_the_dashboards_of_the_design_are_there():
+    """One for each question, with a uid that links can rely on."""
+    assert {name: board["uid"] for name, board in boards().items()} == {
+        name: f"jobwatt-{name}"
+        for name in ("account", "balance", "behaviour", "cluster", "job", "node", "user")
+    }
+
+
+@by_name
+def test_frame(name):
+    """One tag, a schema that Grafana 10 reads, not editable, a description; links to the others keep time and variables."""
+    board = boards()[name]
+    assert board["tags"] == ["jobwatt"]
+    assert board["schemaVersion"] <= 39
+    assert board["editable"] is False  # uneditable-dashboard
+    assert board["description"]
+    (link,) = board["links"]
+    assert (link["tags"], link["keepTime"], link["includeVars"]) == (["jobwatt"], True, True)
+
+
+@by_name
+def test_variables(name):
+    """A data source and a cluster; each is used, and looked up anew when the time range changes."""
+    board = boards()[name]
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert list(variables)[:2] == ["datasource", "cluster"]  # template-datasource
+    assert variables["datasource"]["label"] == "Data source"
+    asked = " ".join(query.expr for query in queries(name)) + " ".join(
+        str(variable.get("query")) for variable in variables.values()
+    )
+    for variable in list(variables.values())[1:]:
+        assert variable["refresh"] == 2  # template-on-time-change-reload
+        assert variable["datasource"]["uid"] == "${datasource}"
+        assert f"${variable['name']}" in asked
+        lookup = re.match(r"label_values\((.*), (\w+)\)$", variable["query"]["query"])
+        assert lookup  # template-label-promql
+        found, labels = board_problems(filled(lookup[1], VALUES), RECORDED)
+        assert found == []
+        assert lookup[2] in labels
+
+
+@by_name
+def test_places(name):
+    """Panels are within the 24 columns, none lies on another, ids are unique."""
+    taken = set()
+    for panel in boards()[name]["panels"]:
+        pos = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(pos["x"], pos["x"] + pos["w"])
+            for y in range(pos["y"], pos["y"] + pos["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    ids = [panel["id"] for panel in boards()[name]["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+@by_panel
+def test_panel(name, panel):
+    """A title, a description in a sentence, the chosen data source, a unit or columns, and words for no data."""
+    assert panel["title"]  # panel-title-description
+    assert len(panel["description"]) > 20
+    if panel["type"] == "text":
+        return
+    assert panel["description"].endswith(".")
+    assert panel["datasource"]["uid"] == "${datasource}"  # panel-datasource
+    assert panel["targets"]  # panel-no-targets
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["noValue"]
+    if panel["type"] == "table":
+        assert column_problems(panel) == []
+    else:
+        assert defaults["unit"]  # panel-units
+
+
+NO_UNIT = {
+    "jobid",
+    "user",
+    "account",
+    "partition",
+    "name",
+    "qos",
+    "array_job_id",
+    "uuid",
+    "gpu",
+    "instance",
+}
+
+
+def column_problems(panel):
+    """Columns of ids or names that have a unit, values that have none, columns that no query gives."""
+    organize = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
+    titles = organize["renameByName"]
+    units = {
+        override["matcher"]["options"]: prop["value"]
+        for override in panel["fieldConfig"]["overrides"]
+        for prop in override["properties"]
+        if prop["id"] == "unit"
+    }
+    letters = [target["refId"] for target in panel["targets"]]
+    values = {"Value"} if len(letters) == 1 else {f"Value #{letter}" for letter in letters}
+    given = set().union(*(labels_of(panel, target) for target in panel["targets"])) | values
+    found = [f"{field}: no query gives it" for field in titles if field not in given]
+    found += [
+        f"{field}: a name has no unit"
+        for field in titles
+        if field in NO_UNIT and titles[field] in units
+    ]
+    found += [
+        f"{field}: no unit" for field in titles if field in values and titles[field] not in units
+    ]
+    return found
+
+
+def labels_of(panel, target):
+    return board_problems(filled(target["expr"], VALUES), RECORDED)[1]
+
+
+def test_a_bad_column_is_found():
+    """The check of columns can fail."""
+    panel = {
+        "targets": [{"refId": "A", "expr": "sum by (jobid) (jobwatt_job_cpus)"}],
+        "transformations": [
+            {
+                "id": "organize",
+                "options": {"renameByName": {"jobid": "Job", "Value": "CPUs", "usr": "User"}},
+            }
+        ],
+        "fieldConfig": {
+            "overrides": [
+                {"matcher": {"options": "Job"}, "properties": [{"id": "unit", "value": "short"}]}
+            ]
+        },
+    }
+    assert column_problems(panel) == [
+        "usr: no query gives it", "jobid: a name has no unit", "Value: no unit",
+    ]  # fmt: skip
+
+
+@by_query
+def test_query(query):
+    """Parses; over metrics, recorded series and labels that exist; its legend names labels of its result."""
+    found, labels = board_problems(filled(query.expr, VALUES), RECORDED)
+    assert found == []  # target-promql
+    assert set(re.findall(r"\{\{(\w+)\}\}", query.legend)) <= labels
+    chosen = re.findall(r"(?:jobwatt[_:][a-z0-9_:]+|ALERTS)\{([^}]*)\}", query.expr)
+    assert all('cluster=~"$cluster"' in matchers for matchers in chosen)
+
+
+@by_query
+def test_windows(query):
+    """Rates are over $__rate_interval, whatever is over the whole range over $__range."""
+    for function, window in re.findall(r"\b(\w+) ?\([^()]*\[([^\]]+)\]", query.expr):
+        if function in {"rate", "irate"}:  # target-rate-interval
+            assert window == "$__rate_interval"
+        else:
+            assert window.split(":")[0] in {"$__range", "7d", "1d", "1h"}, (function, window)
+
+
+@by_query
+def test_counters_are_not_shown_raw(query):
+    """
+    A counter is taken as a rate or an increase (target-counter-agg), or, of a job, whose counters begin at 0 with
+    it, as its last value; or it only says which series are meant.
+    """
+    ways = r"(rate|increase|last_over_time)\s*\($|(and|unless) on \([\w, ]+\) (last_over_time\()?$|(count|sum) by \(jobid\) \($"
+    for found in re.finditer(r"jobwatt_\w+", query.expr):
+        metric = CATALOGUE[found.group()]
+        if metric.type is Type.COUNTER:
+            before = query.expr[: found.start()]
+            assert re.search(ways, before), (found.group(), before[-40:])
+
+
+def test_mails_link_to_what_is_there():
+    """Each page that a mail opens exists, and so do the variables it sets."""
+    text = (ROOT / "alerts/rules/user.yaml").read_text() + (
+        ROOT / "alerts/alertmanager/jobwatt.tmpl"
+    ).read_text()
+    by_uid = {board["uid"]: board for board in boards().values()}
+    opened = re.findall(r"/d/([\w-]+)\?([^'\"\s]*)", text)
+    assert opened
+    for uid, query in opened:
+        names = {variable["name"] for variable in by_uid[uid]["templating"]["list"]}
+        assert set(re.findall(r"var-(\w+)=", query)) <= names
+
+
+def test_links_lead_somewhere():
+    """Every link from a panel opens a dashboard that exists, with variables that it has."""
+    by_uid = {board["uid"]: board for board in boards().values()}
+    count = 0
+    for _, panel in PANELS:
+        for override in panel.get("fieldConfig", {}).get("overrides", ()):
+            for prop in override["properties"]:
+                if prop["id"] == "links":
+                    for link in prop["value"]:
+                        uid, query = re.match(r"/d/([\w-]+)\?(.*)", link["url"]).groups()
+                        names = {v["name"] for v in by_uid[uid]["templating"]["list"]}
+                        used = set(re.findall(r"var-(\w+)=", query)) | set(
+                            re.findall(r"\$\{(\w+):queryparam\}", query)
+                        )
+                        assert used <= names
+                        count += 1
+    assert count > 20
