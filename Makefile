@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test quick lint format golden docs alerts bench bench-alerts short-jobs system clean
+.PHONY: help demo test quick lint format golden docs alerts generate bench bench-alerts bench-dashboards short-jobs system clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -48,6 +48,12 @@ docs: $(STAMP)   ## write the README's metric table anew
 alerts: $(STAMP) ## write what alerts/site.toml renders to into alerts/
 	out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/jobwatt alerts render --site alerts/site.toml --out "$$out" >/dev/null && \
 	  cp "$$out"/rules/site.yaml alerts/rules/ && cp "$$out"/alertmanager/* alerts/alertmanager/
+
+generate: $(STAMP) ## write grafana/dashboards anew from grafana/src
+	$(BIN)/python grafana/src/generate.py
+
+bench-dashboards: $(STAMP) system  ## what each panel costs on 30 days of 1000 nodes
+	$(BIN)/python tests/bench/dashboardcost.py
 
 bench: $(STAMP)  ## what jobwatt costs, beside the floor
 	$(BIN)/python tests/bench/bench.py

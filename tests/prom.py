@@ -31,7 +31,13 @@ def free_port() -> int:
 class Prometheus:
     """Scrapes ``targets`` (host:port) every ``interval`` and answers queries."""
 
-    def __init__(self, folder: Path, targets: Sequence[str], interval: str = "250ms") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        targets: Sequence[str],
+        interval: str = "250ms",
+        retention: str = "15d",
+    ) -> None:
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "prometheus.yml"
@@ -40,6 +46,7 @@ class Prometheus:
             "prometheus",
             f"--config.file={config}",
             f"--storage.tsdb.path={folder}/data",
+            f"--storage.tsdb.retention.time={retention}",
             "--log.level=warn",
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]

@@ -9,12 +9,14 @@ node), panel-job-instance (the same).
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 import yaml
 
 import generate
 from dashqueries import ROOT, boards, filled, panels, queries, times
+from jobwatt.alerts import site
 from jobwatt.metrics import CATALOGUE, Type
 from promqlcheck import board_problems
 
@@ -251,3 +253,53 @@ def test_links_lead_somewhere():
                         assert used <= names
                         count += 1
     assert count > 20
+
+
+# --- provisioning ----------------------------------------------------------------------------------
+
+
+def variables(text):
+    """Names of the environment that a file of Grafana's is filled in from."""
+    return set(re.findall(r"\$(\w+)", text))
+
+
+def test_provisioning():
+    """The data source tells its scrape interval; dashboards are found by a path; the README names each variable."""
+    folder = ROOT / "grafana/provisioning"
+    texts = {path: path.read_text() for path in folder.rglob("*.yaml")}
+    assert len(texts) == 3
+    (source,) = yaml.safe_load(texts[folder / "datasources/jobwatt.yaml"])["datasources"]
+    assert source["jsonData"]["timeInterval"] == "$JOBWATT_SCRAPE_INTERVAL"
+    (provider,) = yaml.safe_load(texts[folder / "dashboards/jobwatt.yaml"])["providers"]
+    assert provider["options"]["path"] == "$JOBWATT_DASHBOARDS"
+    told = (ROOT / "grafana/README.md").read_text()
+    assert all(name in told for text in texts.values() for name in variables(text))
+
+
+def test_compose_hangs_together():
+    """What is mounted is there, what is named is a service, and Grafana gets every variable it is provisioned with."""
+    folder = ROOT / "grafana/compose"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    services, named = compose["services"], set(compose["volumes"])
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert source in named or source.startswith("/") or (folder / source).exists(), source
+        assert set(service.get("depends_on", ())) <= set(services)
+    provisioned = (ROOT / "grafana/provisioning").glob("da*/*.yaml")
+    needed = set().union(*(variables(path.read_text()) for path in provisioned))
+    assert needed <= set(services["grafana"]["environment"])
+    prometheus = (folder / "prometheus.yml").read_text()
+    hosts = set(re.findall(r'"([a-z]+):\d+"', prometheus))
+    assert hosts <= set(services)
+    assert site.read(folder / "site.toml").mail.smarthost.split(":")[0] in services
+
+
+@pytest.mark.prometheus
+def test_the_configuration_of_the_compose_file():
+    """promtool accepts it."""
+    config = ROOT / "grafana/compose/prometheus.yml"
+    done = subprocess.run(
+        ["promtool", "check", "config", "--syntax-only", config], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
