@@ -110,6 +110,7 @@ def _now() -> list[Panel]:
 def _power() -> list[Panel]:
     labs = Q(now("jobwatt:account_energy_joules:rate5m", "account"), "{{account}}")
     system = Q(now("jobwatt:cluster_component_system_energy_joules:rate5m"), "system")
+    nodes = f"jobwatt:node_energy_joules:rate5m{{{CLUSTER}}}"
     free = Q(now("jobwatt:cluster_component_unallocated_energy_joules:rate5m"), "unallocated")
     return [
         series(
@@ -176,10 +177,17 @@ def _power() -> list[Panel]:
             stack=True,
         ),
         series(
-            "Power by node",
-            "What each node draws, all components.",
+            "Power of a node",
+            "Of all nodes: the one that draws the most, the median, and the one that draws the least, all components.",
             WATT,
-            Q(now("jobwatt:node_energy_joules:rate5m", "instance"), "{{instance}}"),
+            *(
+                Q(f"{function} {nodes})", legend)
+                for legend, function in (
+                    ("most", "max ("),
+                    ("median", "quantile(0.5,"),
+                    ("least", "min ("),
+                )
+            ),
             size=(12, 8),
         ),
     ]
