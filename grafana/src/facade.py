@@ -38,6 +38,8 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
+from palette import SKY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -157,7 +159,7 @@ def figures(
     panel.text_mode(
         kinds.BigValueTextMode.VALUE_AND_NAME if several else kinds.BigValueTextMode.VALUE
     )
-    panel.orientation(kinds.VizOrientation.AUTO)
+    panel.orientation(kinds.VizOrientation.AUTO).wide_layout(False)
     if decimals is not None:
         panel.decimals(decimals)
     if steps:
@@ -184,6 +186,9 @@ def bars(
         kinds.BarGaugeDisplayMode.BASIC
     ).value_mode(kinds.BarGaugeValueMode.TEXT).show_unfilled(True).min(0)
     panel.name_placement(kinds.BarGaugeNamePlacement.LEFT)
+    # a single bar would fill the panel, with figures as high as itself
+    panel.sizing(kinds.BarGaugeSizing.MANUAL).min_viz_height(16).max_viz_height(34)
+    panel.text(common.VizTextDisplayOptions().title_size(13).value_size(14))
     panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.FIXED).fixed_color("#0072B2"))
     if decimals is not None:
         panel.decimals(decimals)
@@ -242,7 +247,9 @@ def _column(column: Column) -> list[DynamicConfigValue]:
         found.append(("links", [{"title": "Open", "url": column.link}]))
     if column.bar:
         found.append(("custom.cellOptions", {"mode": "basic", "type": "gauge"}))
-        found += [("min", 0), ("color", {"mode": "fixed", "fixedColor": "#56B4E9"})]
+        # of this column alone: the largest number of all columns may be a time
+        found += [("min", 0), ("fieldMinMax", True)]
+        found.append(("color", {"mode": "fixed", "fixedColor": SKY}))
     if column.colours:
         options = {
             value: {"color": colour, "index": at, "text": value}
@@ -296,7 +303,7 @@ def choice(
 ) -> Any:
     """A variable with the values that a query gives; ``several`` may be chosen, or all."""
     made = dashboard.QueryVariable(name).label(label).datasource(SOURCE)
-    made.query({"query": query, "refId": name}).definition(query)
+    made.query({"query": query, "refId": name})
     made.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.NATURAL_ASC)
     if several:
         made.multi(True).include_all(True).all_value(".*")

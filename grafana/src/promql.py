@@ -18,12 +18,12 @@ def total(series: str, by: str = "", where: str = CLUSTER, window: str = STEP) -
 
 def kwh(joules: str) -> str:
     """Joules as kWh."""
-    return f"{joules} / {J_PER_KWH}"
+    return f"({joules}) / {J_PER_KWH}"
 
 
 def hours(seconds: str) -> str:
     """Seconds as hours."""
-    return f"{seconds} / 3600"
+    return f"({seconds}) / 3600"
 
 
 def now(series: str, by: str = "", where: str = CLUSTER) -> str:
