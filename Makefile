@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
+# the packages of npm that draw dashboards and know their schema
+VIEWER := grafana/preview/node_modules/.installed
 
 .PHONY: help demo test quick lint format golden docs alerts generate bench bench-alerts bench-dashboards short-jobs system clean
 
@@ -16,13 +18,17 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --editable . --group dev
 	@touch $@
 
+$(VIEWER): grafana/preview/package-lock.json
+	@if command -v npm >/dev/null; then cd grafana/preview && npm ci --silent && touch node_modules/.installed; \
+	  else echo "left out for want of node and npm: the dashboards against Grafana's schema, and pictures" >&2; fi
+
 system:          ## Debian packages of the tests (as root; otherwise says what is missing)
 	@tests/system.sh
 
 demo: $(STAMP)   ## a recorded multi-GPU node served on http://127.0.0.1:9816/
 	@$(BIN)/jobwatt replay tests/recordings/busy-node.jsonl.gz --loop --web.listen-address=127.0.0.1:9816
 
-test: $(STAMP) system lint  ## everything; with CI=true a test left out is a failure
+test: $(STAMP) system $(VIEWER) lint  ## everything; with CI=true a test left out is a failure
 	@tests/gpu.sh
 	$(PYTEST) -q -m "$$(tests/gpu.sh --marker)"
 

@@ -11,6 +11,7 @@ _TOOLS = {
     "prometheus": ("prometheus", "promtool"),
     "slurm": ("slurmctld", "slurmd", "sbatch", "munged"),
     "uml": ("linux.uml", "slurmctld"),
+    "npm": ("node", "npm"),
 }
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 

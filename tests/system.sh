@@ -7,13 +7,14 @@ declare -A package_of=(
   [sbatch]=slurm-client [munged]=munge [mariadbd]=mariadb-server [gcc]=gcc [strace]=strace
   [linux.uml]=user-mode-linux [ip]=iproute2 [openssl]=openssl
   [prometheus-alertmanager]=prometheus-alertmanager [amtool]=prometheus-alertmanager [chromium]=chromium
+  [node]=nodejs [npm]=npm
 )
 missing=()
 for command in "${!package_of[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
 done
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
-# chromium draws the mails
+# chromium draws the mails and the dashboards
 [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing+=(fonts-dejavu-core)
 [ -e /usr/share/fonts/truetype/liberation2 ] || [ -e /usr/share/fonts/truetype/liberation ] || missing+=(fonts-liberation2)
 [ ${#missing[@]} -eq 0 ] && exit 0

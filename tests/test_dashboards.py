@@ -8,9 +8,12 @@ node), panel-job-instance (the same).
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import subprocess
 
+import jsonschema
 import pytest
 import yaml
 
@@ -253,6 +256,49 @@ def test_links_lead_somewhere():
                         assert used <= names
                         count += 1
     assert count > 20
+
+
+# --- Grafana's own schema ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory):
+    """The JSON schema of a dashboard, made from the types that @grafana/schema publishes; nothing more is allowed."""
+    preview = ROOT / "grafana/preview"
+    if not (preview / "node_modules/@grafana/schema").exists():
+        pytest.skip(
+            "needs the packages of grafana/preview: make grafana/preview/node_modules/.installed"
+        )
+    subprocess.run(["npm", "run", "--silent", "schema"], cwd=preview, check=True)
+    return json.loads((preview / "out/dashboard.schema.json").read_text())
+
+
+@pytest.mark.npm
+@by_name
+def test_schema(name, schema):
+    """The dashboard is what Grafana's types say one is."""
+    errors = [
+        f"{list(error.absolute_path)}: {error.message[:200]}"
+        for error in jsonschema.Draft7Validator(schema).iter_errors(boards()[name])
+    ]
+    assert errors == []
+
+
+@pytest.mark.npm
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda board: board.update(refreshh="1m"),
+        lambda board: board["panels"][1]["gridPos"].update(w="6"),
+        lambda board: board["panels"][1]["fieldConfig"]["defaults"].update(unti="watt"),
+        lambda board: board["panels"][1].update(dtasource={}),
+    ],
+)
+def test_the_schema_can_refuse(harm, schema):
+    """A misspelt key and a wrong type are found."""
+    board = copy.deepcopy(boards()["cluster"])
+    harm(board)
+    assert list(jsonschema.Draft7Validator(schema).iter_errors(board))
 
 
 # --- provisioning ----------------------------------------------------------------------------------
