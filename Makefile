@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 # the packages of npm that draw dashboards and know their schema
 VIEWER := grafana/preview/node_modules/.installed
 
-.PHONY: help demo test quick lint format golden docs alerts generate bench bench-alerts bench-dashboards short-jobs system clean
+.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards short-jobs system clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -25,8 +25,9 @@ $(VIEWER): grafana/preview/package-lock.json
 system:          ## Debian packages of the tests (as root; otherwise says what is missing)
 	@tests/system.sh
 
-demo: $(STAMP)   ## a recorded multi-GPU node served on http://127.0.0.1:9816/
-	@$(BIN)/jobwatt replay tests/recordings/busy-node.jsonl.gz --loop --web.listen-address=127.0.0.1:9816
+demo: $(STAMP)   ## a simulated cluster with mails, dashboards and a week of history: http://127.0.0.1:3000/
+	@tests/system.sh prometheus promtool prometheus-alertmanager node npm || true
+	@exec $(BIN)/jobwatt demo --cache=.cache/demo $(DEMO)
 
 test: $(STAMP) system $(VIEWER) lint  ## everything; with CI=true a test left out is a failure
 	@tests/gpu.sh
@@ -57,6 +58,9 @@ alerts: $(STAMP) ## write what alerts/site.toml renders to into alerts/
 
 generate: $(STAMP) ## write grafana/dashboards anew from grafana/src
 	$(BIN)/python grafana/src/generate.py
+
+screenshots: $(STAMP) system $(VIEWER)  ## pictures of the demo's dashboards and of a mail into grafana/screenshots
+	$(BIN)/python grafana/src/screenshots.py
 
 bench-dashboards: $(STAMP) system  ## what each panel costs on 30 days of 1000 nodes
 	$(BIN)/python tests/bench/dashboardcost.py

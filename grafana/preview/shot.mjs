@@ -1,4 +1,5 @@
-// Screenshots: node shot.mjs LIST.json, where the list is [{url, out, width, height, theme}].
+// Screenshots: node shot.mjs LIST.json, where the list is [{url, out, width, height, theme, plain}].
+// `plain`: no page of the viewer's, which is not waited for.
 // One JSON line for each: {url, out, ms, height, problems, errors}. Exit code 1 if a page had script errors.
 import { chromium } from 'playwright-core';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -21,7 +22,7 @@ function withTheme(url, theme) {
 const ready = (page) =>
   page.waitForFunction(() => document.body.dataset.ready === '1', null, { timeout: READY_MS });
 
-async function shoot(context, { url, out, width = 1500, height = 900, theme }) {
+async function shoot(context, { url, out, width = 1500, height = 900, theme, plain = false }) {
   const started = Date.now();
   const page = await context.newPage();
   const errors = [];
@@ -39,16 +40,18 @@ async function shoot(context, { url, out, width = 1500, height = 900, theme }) {
     }
   });
   await page.setViewportSize({ width, height });
+  await page.emulateMedia({ colorScheme: theme ?? 'light' });
+  const drawn = () => (plain ? page.waitForLoadState('networkidle') : ready(page));
   let problems = [];
   let pageHeight;
   try {
-    await page.goto(withTheme(url, theme), { waitUntil: 'load' });
-    await ready(page);
+    await page.goto(plain ? url : withTheme(url, theme), { waitUntil: 'load' });
+    await drawn();
     pageHeight = await page.evaluate(() => document.documentElement.scrollHeight);
     await page.setViewportSize({ width, height: Math.max(height, pageHeight) }); // what is out of sight, Chromium does not draw
     await page.waitForTimeout(SETTLE_MS);
-    await ready(page);
-    problems = await page.evaluate(() => JSON.parse(document.body.dataset.problems));
+    await drawn();
+    problems = await page.evaluate(() => JSON.parse(document.body.dataset.problems ?? '[]'));
   } catch (error) {
     errors.push(error.message);
   }

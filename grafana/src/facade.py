@@ -8,6 +8,7 @@ case that there is nothing to show. ``size`` is (width, height) on Grafana's gri
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,14 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "jobwatt"
 NOTHING = "Nothing in this period"
 KWH, WATT, SHARE, COUNT = "kwatth", "watt", "percentunit", "short"
-GPU_HOURS, GRAMS, SECONDS, BYTES, TIME = "suffix: GPU h", "massg", "s", "bytes", "dateTimeAsIso"
+GPU_HOURS, HOURS, GRAMS, SECONDS, BYTES, TIME = (
+    "suffix: GPU h",
+    "suffix: h",
+    "massg",
+    "s",
+    "bytes",
+    "dateTimeAsIso",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,6 @@ def series(
     lines: Sequence[str] = (),
     bounds: tuple[float | None, float | None] = (0, None),
     empty: str = NOTHING,
-    calcs: Sequence[str] = ("lastNotNull", "mean"),
     step: str = "",
 ) -> Panel:
     """Lines over time; stacked areas with ``stack``, over which the ``lines`` (legends) are drawn alone."""
@@ -113,10 +120,9 @@ def series(
         .mode(kinds.TooltipDisplayMode.MULTI)
         .sort(kinds.SortOrder.DESCENDING)
     )
-    legend = common.VizLegendOptions().display_mode(kinds.LegendDisplayMode.TABLE)
-    panel.legend(
-        legend.placement(kinds.LegendPlacement.BOTTOM).show_legend(True).calcs(list(calcs))
-    )
+    # a list: a table below a graph is cut off after three rows
+    legend = common.VizLegendOptions().display_mode(kinds.LegendDisplayMode.LIST)
+    panel.legend(legend.placement(kinds.LegendPlacement.BOTTOM).show_legend(True).calcs([]))
     if stack:
         panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
     _bounded(panel, bounds)
@@ -193,6 +199,12 @@ def bars(
     if decimals is not None:
         panel.decimals(decimals)
     _coloured(panel, colours or {})
+    if (
+        len(queries) == 1
+        and not colours
+        and (label := re.fullmatch(r"\{\{(\w+)\}\}", queries[0].legend))
+    ):
+        panel.display_name(f"${{__field.labels.{label[1]}}}")  # else a single bar has no name
     for query in queries:
         panel.with_target(query.at_the_end())
     return panel

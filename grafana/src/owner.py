@@ -9,6 +9,7 @@ from facade import (
     COUNT,
     GPU_HOURS,
     GRAMS,
+    HOURS,
     KWH,
     SHARE,
     TIME,
@@ -88,7 +89,7 @@ def figures_of(level: str, where: str) -> list[Panel]:
             empty=NO_GPU,
         ),
         figures(
-            "Its cost",
+            "Cost of it",
             "What the unused GPU time cost, in the site's currency.",
             COUNT,
             Q(priced(idle_j, idle_s)),
@@ -148,7 +149,6 @@ def over_time(level: str, where: str) -> list[Panel]:
             lines=["median"],
             colours={"median": GREY},
             empty=NO_GPU,
-            calcs=("mean",),
         ),
         bars(
             "Energy by how jobs ended",
@@ -210,7 +210,7 @@ def jobs_of(where: str) -> list[Panel]:
                 Column("partition", "Partition", width=100),
                 Column("state", "State", width=140, colours=STATES),
                 Column("Value #A", "Energy", KWH, bar=True, decimals=2),
-                Column("Value #C", "GPU hours", "h", width=100, decimals=1),
+                Column("Value #C", "GPU hours", HOURS, width=100, decimals=1),
                 Column("Value #D", "Not used", SHARE, width=90, decimals=0),
                 Column("Value #E", "Started", TIME, width=160),
                 Column("Value #F", "Until", TIME, width=160),

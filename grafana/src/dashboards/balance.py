@@ -104,7 +104,6 @@ def _account() -> list[Panel]:
             Q(unexplained("component"), "{{component}}"),
             size=(8, 10),
             bounds=(None, None),
-            calcs=("mean", "max"),
         ),
     ]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import owner
 import to
-from facade import COUNT, GPU_HOURS, KWH, SHARE, Column, Q, bars, figures, grid, note, series
+from facade import COUNT, GPU_HOURS, HOURS, KWH, SHARE, Column, Q, bars, figures, grid, note, series
 from layout import board
 from palette import BLUE, ORANGE, PURPLE, STATES, USE
 from promql import CLUSTER, hours, kwh, now
@@ -88,7 +88,6 @@ def _ends() -> list[Panel]:
             size=(12, 9),
             stack=True,
             colours=STATES,
-            calcs=("sum",),
             step="1h",
             empty=NO_END,
         ),
@@ -154,7 +153,7 @@ def _use() -> list[Panel]:
             [
                 Column("user", "User", link=to.user("${__value.raw:percentencode}")),
                 Column("Value #A", "Mean use", SHARE, bar=True, decimals=0),
-                Column("Value #B", "GPU hours", "h", width=110, decimals=0),
+                Column("Value #B", "GPU hours", HOURS, width=110, decimals=0),
             ],
             Q(f"bottomk(15, {_mean_use('user')} and on (user) {_held_hours()} >= 10)"),
             Q(

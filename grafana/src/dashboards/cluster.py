@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import to
 from facade import (
     COUNT,
+    GPU_HOURS,
     GRAMS,
+    HOURS,
     KWH,
     SHARE,
     TIME,
@@ -92,7 +94,7 @@ def _now() -> list[Panel]:
             empty="0",
         ),
         figures(
-            "GPU time used in this period",
+            "GPU time used",
             "Share of the GPU time held by jobs in which a kernel ran. 100 % means that no GPU was held idle, not "
             "that it was used well.",
             SHARE,
@@ -227,15 +229,15 @@ def _waste() -> list[Panel]:
         figures(
             "Unused GPU time this week",
             "GPU hours held by jobs in the last seven days while no kernel ran.",
-            "suffix: GPU h",
+            GPU_HOURS,
             Q(hours(IDLE_S)),
             size=(6, 4),
             decimals=0,
             steps=[(None, ORANGE)],
         ),
         figures(
-            "Its energy",
-            "What these idle GPUs drew in the last seven days, the building's PUE included where the site has set it.",
+            "Energy of unused GPUs",
+            "What GPUs drew while held idle in the last seven days, the building's PUE included where the site has set it.",
             KWH,
             Q(site_kwh(IDLE_J)),
             size=(6, 4),
@@ -243,7 +245,7 @@ def _waste() -> list[Panel]:
             steps=[(None, ORANGE)],
         ),
         figures(
-            "Its CO2e",
+            "CO2e of unused GPUs",
             "Grams of CO2 equivalent of this energy, with the carbon intensity and PUE that the site has set.",
             GRAMS,
             Q(grams(IDLE_J)),
@@ -252,7 +254,7 @@ def _waste() -> list[Panel]:
             empty=NOT_SET,
         ),
         figures(
-            "Its cost",
+            "Cost of unused GPUs",
             "In the site's currency: the energy at its price, and the GPU hours at theirs, where the site has set them.",
             COUNT,
             Q(priced(IDLE_J, IDLE_S)),
@@ -276,7 +278,7 @@ def _users() -> Panel:
         [
             Column("user", "User", link=to.user("${__value.raw:percentencode}")),
             Column("Value #A", "Unused", KWH, bar=True, decimals=1),
-            Column("Value #B", "GPU hours", "h", width=100, decimals=0),
+            Column("Value #B", "GPU hours", HOURS, width=100, decimals=0),
             Column("Value #C", "Share", SHARE, width=80, decimals=0),
         ],
         Q(f"topk(15, {kwh(energy)} > 0)"),

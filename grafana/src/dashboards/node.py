@@ -229,7 +229,6 @@ def _sensors() -> list[Panel]:
             Q(f"jobwatt_gpu_energy_agreement_ratio{{{N}}}", GPU),
             size=(12, 8),
             bounds=(None, None),
-            calcs=("lastNotNull",),
             empty="No GPU, or no energy counter",
         ),
     ]
@@ -244,7 +243,6 @@ def _health() -> list[Panel]:
             Q(f"jobwatt_gpu_temperature_celsius{{{N}}}", GPU),
             size=(8, 8),
             bounds=(None, None),
-            calcs=("max",),
             empty="No GPU",
         ),
         series(
@@ -258,7 +256,6 @@ def _health() -> list[Panel]:
                 "GPU {{gpu}}: {{reason}}",
             ),
             size=(8, 8),
-            calcs=("mean",),
             empty="Never in this period",
         ),
         series(
@@ -331,7 +328,6 @@ def _measuring() -> list[Panel]:
                 "{{source}}: {{reason}}",
             ),
             size=(12, 7),
-            calcs=("max",),
             empty="None in this period",
         ),
     ]
