@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The Debian packages that the tests use: installed when root and apt are there, else named.
+# With arguments only those of these commands: what `make demo` uses.
 set -euo pipefail
 
 declare -A package_of=(
@@ -9,22 +10,26 @@ declare -A package_of=(
   [prometheus-alertmanager]=prometheus-alertmanager [amtool]=prometheus-alertmanager [chromium]=chromium
   [node]=nodejs [npm]=npm
 )
+wanted=("$@")
+[ $# -gt 0 ] || wanted=("${!package_of[@]}")
 missing=()
-for command in "${!package_of[@]}"; do
+for command in "${wanted[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null || missing+=("${package_of[$command]}")
 done
-[ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
-# chromium draws the mails and the dashboards
-[ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing+=(fonts-dejavu-core)
-[ -e /usr/share/fonts/truetype/liberation2 ] || [ -e /usr/share/fonts/truetype/liberation ] || missing+=(fonts-liberation2)
+if [ $# -eq 0 ]; then
+  [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+  # chromium draws the mails and the dashboards
+  [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing+=(fonts-dejavu-core)
+  [ -e /usr/share/fonts/truetype/liberation2 ] || [ -e /usr/share/fonts/truetype/liberation ] || missing+=(fonts-liberation2)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "left out for want of root and apt: the tests that need ${missing[*]}" >&2
+  echo "left out for want of root and apt: what needs ${missing[*]}" >&2
   exit 0
 fi
-echo "installing for the tests: ${missing[*]}" >&2
+echo "installing: ${missing[*]}" >&2
 # no service may start: the tests bring up their own on loopback
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then

@@ -112,6 +112,21 @@ def test_only_the_command_line_exits_and_prints():
 
 
 def test_no_process_is_started_on_the_sampling_path():
-    """Only the child's runner starts processes."""
-    assert importers("subprocess") <= {"slurm/controller.py", "slurm/rpc.py"}
+    """Only the child's runner starts processes; the demo, which is no part of the daemon, starts others."""
+    daemon = {path for path in importers("subprocess") if not path.startswith("demo/")}
+    assert daemon <= {"slurm/controller.py", "slurm/rpc.py"}
     assert importers("multiprocessing") == set()
+
+
+def test_nothing_needs_the_demo():
+    """It is imported by its command alone, where that is run; and its simulation knows nothing of what shows it."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if "demo" not in path.relative_to(ROOT).parts
+        and any(name.startswith("jobwatt.demo") for name in imported(path))
+    }
+    assert found == {"commands.py", "parser.py"}
+    for path in (ROOT / "demo/sim").glob("*.py"):
+        theirs = {name for name in imported(path) if name.startswith("jobwatt.demo.")}
+        assert all(name.startswith("jobwatt.demo.sim") for name in theirs), path

@@ -137,6 +137,13 @@ def _alerts(_config: Config, args: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(_config: Config, args: argparse.Namespace) -> int:
+    """Imported here: no part of the daemon."""
+    from .demo import run
+
+    return run.run(args)
+
+
 def _output(path: str | None) -> AbstractContextManager[TextIO]:
     return Path(path).open("w", encoding="utf-8") if path else nullcontext(sys.stdout)
 
@@ -170,4 +177,5 @@ COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
     "release-gpus": _release,
     "replay": _replay,
     "alerts": _alerts,
+    "demo": _demo,
 }

@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; a usage error prints one line and exits with 2."""
-    parser = build(whole="alerts" in argv)
+    parser = build(whole=not {"alerts", "demo"}.isdisjoint(argv))
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # said by the command's own parser, which knows what may have been meant
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def build(*, whole: bool = True) -> argparse.ArgumentParser:
-    """Build the parser; unless ``whole`` without the flags of `alerts`, whose modules the daemon does not need."""
+    """Build the parser; unless ``whole`` without the flags of `alerts` and `demo`, whose modules the daemon does not need."""
     parser = _Parser(
         prog="jobwatt",
         description="Where every joule of a Slurm GPU node goes: per job and user.",
@@ -57,6 +57,7 @@ def build(*, whole: bool = True) -> argparse.ArgumentParser:
     _measuring(commands)
     _playing(commands)
     _alerting(commands, whole=whole)
+    _showing(commands, whole=whole)
     hook = commands.add_parser(
         "hook", help="for Slurm's Prolog and Epilog: tell the daemon that a job begins or ends"
     )
@@ -144,6 +145,18 @@ def _alerting(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> 
         )
         module.add_arguments(action)
         action.set_defaults(parser=action)
+
+
+def _showing(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> None:
+    text = "a whole simulated cluster on this machine: nodes, Prometheus, mails, dashboards, a week of history"
+    demo = commands.add_parser(
+        "demo", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    demo.set_defaults(parser=demo)
+    if whole:
+        from .demo import options  # noqa: PLC0415  no part of the daemon
+
+        options.add_arguments(demo)
 
 
 def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:

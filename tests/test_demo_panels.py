@@ -1,0 +1,237 @@
+"""
+The demo as a whole: every query of every panel on its Prometheus, and its totals against what was simulated.
+
+One demo is run for all tests of this file, from nothing, with two days of history.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from dashqueries import boards, filled, queries, times
+from emptypanels import RIGHTLY_EMPTY
+from jobwatt.demo.sim.cluster import Cluster
+from jobwatt.demo.simulation import Simulation
+
+pytestmark = [pytest.mark.slow, pytest.mark.prometheus]
+DAY, DAYS = 86_400, 2
+LIMIT_S = 240
+QUERIES = [query for name in boards() for query in queries(name)]
+
+
+class Demo:
+    """A running demo's Prometheus."""
+
+    def __init__(self, ready):
+        self.ready = ready
+        self.root = f"http://127.0.0.1:{ready['prometheus']}/api/v1"
+
+    def ask(self, path, **arguments):
+        """The result of a question, and the seconds it took."""
+        began = time.perf_counter()
+        body = urllib.parse.urlencode(arguments).encode()
+        with urllib.request.urlopen(f"{self.root}/{path}", body, timeout=60) as answer:
+            text = answer.read()
+        return json.loads(text)["data"]["result"], time.perf_counter() - began
+
+    def value(self, expr, at):
+        """The one number of a query at a time."""
+        ((result,), _) = self.ask("query", query=expr, time=at)
+        return float(result["value"][1])
+
+    def label(self, expr, name, at):
+        """A label of the first series of a query."""
+        return self.ask("query", query=expr, time=at)[0][0]["metric"][name]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A demo, on free ports, in which everything is up; ended with Ctrl-C."""
+    folder = tmp_path_factory.mktemp("demo")
+    ready = folder / "ready.json"
+    argv = [sys.executable, "-m", "jobwatt", "demo", f"--days={DAYS}", "--no-grafana"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*argv, f"--cache={folder}/cache", f"--ready-file={ready}"],
+            stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": "exporter"}, cwd=Path(__file__).parents[1],
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + LIMIT_S
+            while not ready.exists():
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < until, (folder / "log").read_text()
+                time.sleep(0.2)
+            one = Demo(json.loads(ready.read_text()))
+            seen = (
+                "count(group by (instance) (jobwatt_source_read_seconds)) == 12"
+                " and count(jobwatt:job_eligible:info) and sum(jobwatt:cluster_gpus:count)"
+            )
+            while one.ask("query", query=seen)[0] == []:
+                assert time.monotonic() < until, (
+                    "not all nodes are scraped, or no rule has seen a job"
+                )
+                time.sleep(1)
+            yield one
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def subjects(demo):
+    """What each page is about: for each variable a value that there is much to say of."""
+    now = time.time()
+    job = "topk(1, max by (jobid) (jobwatt_job_gpu_allocated_seconds_total{partition='H100'}))"
+    jobid = demo.label(job, "jobid", now)
+    info = f'topk(1, jobwatt_job_info{{jobid="{jobid}"}})'
+    uuids = demo.ask(
+        "query", query=f'jobwatt_job_gpu_allocated_seconds_total{{jobid="{jobid}"}}', time=now
+    )[0]
+    return {
+        "cluster": ".*",
+        "jobid": jobid,
+        "user": demo.label("topk(1, sum by (user) (sum_over_time(jobwatt:user_gpu_idle_seconds:rate5m[1d:5m])))", "user", now),
+        "account": demo.label(info, "account", now),
+        "instance": demo.label(info, "instance", now),
+        "uuid": "|".join(one["metric"]["uuid"] for one in uuids),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+def test_query_gives_data(query, demo, subjects):
+    """Over 24 hours each query parses, gives data unless it is listed with the reason, and takes less than a second."""
+    now = time.time()
+    expr = filled(query.expr, times(DAY, 120, to=now) | subjects)
+    if query.instant:
+        result, took = demo.ask("query", query=expr, time=now)
+    else:
+        result, took = demo.ask("query_range", query=expr, start=now - DAY, end=now, step=120)
+    assert took < 1
+    reason = RIGHTLY_EMPTY.get((query.board, query.panel))
+    assert result or reason, expr
+
+
+def test_what_is_listed_as_empty_exists():
+    """No reason stands for a panel that is gone."""
+    there = {(query.board, query.panel) for query in QUERIES}
+    assert set(RIGHTLY_EMPTY) <= there
+
+
+# --- totals against the truth ------------------------------------------------------------------------
+
+
+def panel_expr(board, panel, letter="A"):
+    """A panel's query."""
+    return next(q.expr for q in QUERIES if (q.board, q.panel, q.letter) == (board, panel, letter))
+
+
+@pytest.fixture(scope="module")
+def window(demo):
+    """
+    The last whole day of history, in tiles of five minutes, and what was simulated in it.
+
+    Asked about a minute later: Prometheus 2.42 counts the tile at the very beginning of a range too.
+    """
+    began, until = demo.ready["history"]["began_s"], demo.ready["history"]["until_s"]
+    end = until // 300 * 300
+    cluster = Cluster(Simulation.seed, began, Simulation(DAYS).live_s(began))
+    cluster.advance(end - DAY)
+    before = cluster.truth()
+    cluster.advance(end)
+    return end + 60, cluster.truth() - before
+
+
+def shown(demo, window, board, panel, pick=None):
+    """What a panel shows for the window: its number, or that of the series with these labels."""
+    end, _ = window
+    expr = filled(panel_expr(board, panel), times(DAY, 120, to=end) | {"cluster": ".*"})
+    expr = re.sub(r"^sort_desc\((.*)\)$", r"\1", expr)
+    result, _ = demo.ask("query", query=expr, time=end)
+    found = [
+        float(one["value"][1])
+        for one in result
+        if not pick or pick.items() <= one["metric"].items()
+    ]
+    assert len(found) == 1, (expr, result)
+    return found[0]
+
+
+KWH_UJ = 3.6e12
+
+
+def test_energy_of_the_cluster(demo, window):
+    """What the Cluster page says was used is what was simulated, within 0.5 %."""
+    truth = window[1].energy_uj
+    metered = {
+        node for (node, component), energy in truth.items() if component == "wall" and energy
+    }
+    whole = sum(
+        energy for (node, component), energy in truth.items()
+        if component == "wall" or (node not in metered and component in {"cpu", "dram", "gpu"})
+    )  # fmt: skip
+    assert shown(demo, window, "cluster", "Energy in this period") == pytest.approx(
+        whole / KWH_UJ, rel=0.005
+    )
+
+
+@pytest.mark.parametrize("component", ["cpu", "dram", "gpu"])
+def test_energy_by_component(component, demo, window):
+    """The same for each component that the chips measure."""
+    whole = sum(energy for (_, what), energy in window[1].energy_uj.items() if what == component)
+    found = shown(demo, window, "cluster", "Energy by component", {"component": component})
+    assert found == pytest.approx(whole / KWH_UJ, rel=0.005)
+
+
+def lab_gpu_kwh(demo, window, account):
+    """GPU energy of a lab as its page's series has it."""
+    end, _ = window
+    series = (
+        f'jobwatt:account_component_energy_joules:rate5m{{account="{account}",component="gpu"}}'
+    )
+    return demo.value(f"sum(sum_over_time({series}[1d:5m])) * 300 / 3.6e6", end)
+
+
+@pytest.mark.parametrize("account", ["ltci", "lisn", "samovar", "l2s", "satie"])
+def test_gpu_energy_of_a_lab(account, demo, window):
+    """Short jobs and all: each lab's GPU energy is what was simulated, within 0.5 %."""
+    truth = window[1].account_gpu_uj[account] / KWH_UJ
+    assert lab_gpu_kwh(demo, window, account) == pytest.approx(truth, rel=0.005)
+
+
+def test_unused_energy_of_users(demo, window):
+    """What the Cluster page says of the users with the most unused energy is what was simulated."""
+    end, truth = window
+    expr = filled(
+        panel_expr("cluster", "Users with the most unused GPU energy"),
+        times(DAY, 120, to=end) | {"cluster": ".*"},
+    )
+    result, _ = demo.ask("query", query=expr, time=end)
+    found = {one["metric"]["user"]: float(one["value"][1]) for one in result}
+    assert len(found) >= 5
+    for user, kwh in list(found.items())[:5]:
+        assert kwh == pytest.approx(truth.user_idle_uj[user] / KWH_UJ, rel=0.01, abs=0.002)
+
+
+def test_jobs_that_ended(demo, window):
+    """Each job that ended is counted once, by how it ended; a few lie on the edges of the day."""
+    end, truth = window
+    expr = filled(
+        panel_expr("behaviour", "Jobs by how they ended"),
+        times(DAY, 120, to=end) | {"cluster": ".*"},
+    )
+    result, _ = demo.ask("query", query=expr, time=end)
+    found = {one["metric"]["state"]: float(one["value"][1]) for one in result}
+    for state in {state for _, state in truth.ended}:
+        simulated = sum(count for (_, how), count in truth.ended.items() if how == state)
+        assert abs(found.get(state, 0) - simulated) <= max(3, 0.05 * simulated)
