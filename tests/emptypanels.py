@@ -3,11 +3,11 @@
 RIGHTLY_EMPTY = {
     ("cluster", "Sources that deliver nothing"): "all sources deliver",
     ("cluster", "What operators are told"): "nothing may be broken at this moment",
-    ("job", "Facts"): "a running job has no end and no state yet; most are in no array",
+    ("job", "When, and how it ended"): "a running job has no end and no state yet",
     ("job", "Clocks held down"): "a cool GPU's never are",
     ("job", "What its owner is told"): "a busy job's owner is told nothing",
     ("user", "Power by component"): "the user may have no job now",
-    ("node", "Clocks held down by heat or power brake"): "a cool node's never are",
+    ("node", "Clocks held down"): "a cool node's never are",
     ("node", "Errors of the sources"): "all sources deliver",
     ("node", "State of each GPU"): "XID events are counted once there is one",
     (
@@ -18,8 +18,8 @@ RIGHTLY_EMPTY = {
         "balance",
         "Nodes with a wall meter: the meter against the account",
     ): "nothing exceeds the wall",
-    ("behaviour", "Energy by time of the week"): "the day may be no weekend, or all of one",
-    ("behaviour", "Unused GPU time by time of the week"): "the same",
-    ("behaviour", "Share of held GPU time not used, by time of the week"): "the same",
+    ("behaviour", "Energy by time"): "the day may be no weekend, or all of one",
+    ("behaviour", "Unused GPU time by time"): "the same",
+    ("behaviour", "Share not used by time"): "the same",
     ("behaviour", "GPU hours by use"): "a class of use may not occur",
 }

@@ -209,7 +209,10 @@ def test_windows(query):
         if function in {"rate", "irate"}:  # target-rate-interval
             assert window == "$__rate_interval"
         else:
-            assert window.split(":")[0] in {"$__range", "7d", "1d", "1h"}, (function, window)
+            assert window.split(":")[0] in {"$__range", "$__interval", "7d", "1d"}, (
+                function,
+                window,
+            )
 
 
 @by_query

@@ -49,14 +49,14 @@ Panel = Any  # the SDK's builders share no type that says so
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "jobwatt"
 NOTHING = "Nothing in this period"
-KWH, WATT, SHARE, COUNT = "kwatth", "watt", "percentunit", "short"
+KWH, WATT, SHARE, COUNT, COST = "kwatth", "watt", "percentunit", "short", "locale"
 GPU_HOURS, HOURS, GRAMS, SECONDS, BYTES, TIME = (
     "suffix: GPU h",
     "suffix: h",
     "massg",
     "s",
     "bytes",
-    "dateTimeAsIso",
+    "time:YYYY-MM-DD HH:mm",
 )
 
 
@@ -106,13 +106,17 @@ def series(
     *queries: Q,
     size: Size = (12, 8),
     stack: bool = False,
+    columns: bool = False,
     colours: Mapping[str, str] | None = None,
     lines: Sequence[str] = (),
     bounds: tuple[float | None, float | None] = (0, None),
     empty: str = NOTHING,
     step: str = "",
 ) -> Panel:
-    """Lines over time; stacked areas with ``stack``, over which the ``lines`` (legends) are drawn alone."""
+    """
+    Lines over time; stacked areas with ``stack``, or ``columns`` for what is counted once a step. The ``lines``
+    (legends) are drawn alone over them.
+    """
     panel = _common(timeseries.Panel(), title, description, unit, size, empty)
     panel.line_width(1).fill_opacity(65 if stack else 8).show_points(kinds.VisibilityMode.NEVER)
     panel.gradient_mode(kinds.GraphGradientMode.NONE).tooltip(
@@ -125,6 +129,8 @@ def series(
     panel.legend(legend.placement(kinds.LegendPlacement.BOTTOM).show_legend(True).calcs([]))
     if stack:
         panel.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
+    if columns:
+        panel.draw_style(kinds.GraphDrawStyle.BARS)
     _bounded(panel, bounds)
     _coloured(panel, colours or {})
     for name in lines:

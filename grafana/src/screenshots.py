@@ -121,6 +121,7 @@ def mail_shot(one: Demo, out: Path) -> dict[str, Any]:
         "out": str(out / "mail.png"),
         "width": 1000,
         "theme": "light",
+        "plain": True,
     }
 
 

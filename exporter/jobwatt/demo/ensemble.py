@@ -14,7 +14,7 @@ from .children import ChildError
 from .drawing import Drawing
 from .making import Maker, Programs
 from .services import StoppedError
-from .simulation import STEP_S, now_s
+from .simulation import GRID_S, now_s
 from .startpage import Start
 from .status import Status
 
@@ -47,7 +47,7 @@ class Ensemble:
         self.took_s: dict[str, float] = {}
         now = now_s()
         self.meta = Meta(
-            "", stage.simulation.seed, now - int(stage.options.days * DAY_S) // STEP_S * STEP_S, now
+            "", stage.simulation.seed, now - int(stage.options.days * DAY_S) // GRID_S * GRID_S, now
         )
         self._folder = files.grafana()
         self._ledgers, self._data = stage.folder / "ledgers", stage.folder / "data"

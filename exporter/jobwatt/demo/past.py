@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import cache as caches
 from .cache import DAY_S, History, Meta, copy_tree
 from .making import Span
-from .simulation import STEP_S
+from .simulation import GRID_S
 from .simulation import now_s as now
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .making import Maker
     from .terminal import Terminal
 
-SHORT_S = 60  # a longer gap would be seen in a rate over five minutes
+SHORT_S = GRID_S  # a longer gap would be seen in a rate over five minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _kept(wanted: Wanted, cache: Cache, maker: Maker, terminal: Terminal) -> Met
     meta = cache.history.meta
     if wanted.fresh or meta is None or not meta.usable(wanted.key, wanted.days, now_s):
         terminal.line(f"making {wanted.days:g} days of history; the next start will take seconds")
-        began_s = now_s - int(wanted.days * DAY_S) // STEP_S * STEP_S
+        began_s = now_s - int(wanted.days * DAY_S) // GRID_S * GRID_S
         with cache.draft() as draft:
             draft.make()
             empty = Meta(wanted.key, wanted.seed, began_s, began_s)

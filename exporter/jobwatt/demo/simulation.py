@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CLUSTER = "demo"
-# Between two samples of the history, and what it begins and ends on. It must divide the five minutes of the rules'
-# windows: these take x - x offset 5m, which over samples every 120 s is what 240 s or 360 s brought.
+# Between two samples of the history. It must divide the five minutes of the rules' windows: these take
+# x - x offset 5m, which over samples every 120 s is what 240 s or 360 s brought.
 STEP_S = 60
+# As Prometheus scrapes: what the history begins and ends on, and the step of its last minutes, which the rules' windows
+# reach back to when the nodes live.
+GRID_S, FINE_S = 15, 420
 
 _MODULES = """
 import sys, jobwatt.demo.sim.history
@@ -26,7 +29,7 @@ print(*(m.__file__ for n, m in sys.modules.items() if n.startswith("jobwatt") an
 
 def now_s() -> int:
     """The last moment on the grid."""
-    return int(time.time()) // STEP_S * STEP_S
+    return int(time.time()) // GRID_S * GRID_S
 
 
 class Live(Protocol):
@@ -74,7 +77,7 @@ class Simulation:
         return [
             sys.executable, "-m", "jobwatt.demo.sim.history", str(out), str(ledgers),
             f"--seed={self.seed}", f"--began-s={began_s}", f"--live-s={self.live_s(began_s)}", f"--from-s={span[0]}", f"--to-s={span[1]}",
-            f"--fine-from-s={span[0]}", f"--fine-step-s={STEP_S}", f"--coarse-step-s={STEP_S}",
+            f"--fine-from-s={span[1] - FINE_S}", f"--fine-step-s={GRID_S}", f"--coarse-step-s={STEP_S}",
             f"--nodes={','.join(nodes)}", f"--label={CLUSTER}",
         ]  # fmt: skip
 

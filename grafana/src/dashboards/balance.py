@@ -101,7 +101,7 @@ def _account() -> list[Panel]:
             "What the nodes measured, less jobs, system and unallocated, by component. Above or below 0 for minutes "
             "means that Prometheus missed a node or that a daemon was restarted.",
             WATT,
-            Q(unexplained("component"), "{{component}}"),
+            Q(f"round({unexplained('component')}, 0.001)", "{{component}}"),
             size=(8, 10),
             bounds=(None, None),
         ),
@@ -153,8 +153,8 @@ def _wall() -> list[Panel]:
             [
                 Column("instance", "Node", link=to.node("${__value.raw:percentencode}")),
                 Column("Value #A", "Chips", KWH, bar=True, decimals=1),
-                Column("Value #B", "Wall", KWH, decimals=1, width=110),
-                Column("Value #C", "Seen by the chips", SHARE, decimals=0, width=140),
+                Column("Value #B", "Wall", KWH, decimals=1, width=100),
+                Column("Value #C", "Seen", SHARE, decimals=0, width=70),
             ],
             Q(kwh(chips)),
             Q(kwh(wall)),

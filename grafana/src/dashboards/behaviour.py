@@ -52,6 +52,7 @@ def _ends() -> list[Panel]:
             "failed or cancelled job has computed may still have been of use (a checkpoint, a lesson).",
             KWH,
             Q(f"sort_desc({kwh(owner.ended_energy(CLUSTER, 'state'))})", "{{state}}"),
+            size=(12, 7),
             colours=STATES,
             decimals=1,
             empty=NO_END,
@@ -61,12 +62,13 @@ def _ends() -> list[Panel]:
             "How many jobs ended in the time range on show, by Slurm's word for how they ended.",
             COUNT,
             Q(f"sort_desc({owner.ended_jobs(CLUSTER, 'state')})", "{{state}}"),
+            size=(12, 7),
             colours=STATES,
             decimals=0,
             empty=NO_END,
         ),
         bars(
-            "Share of energy in jobs that did not complete, by lab",
+            "Energy not completed, by lab",
             "Of the energy of each lab's jobs that ended in the time range on show, the share in jobs that failed, ran "
             "out of memory or time, were cancelled, or of whose end nothing is known.",
             SHARE,
@@ -74,25 +76,8 @@ def _ends() -> list[Panel]:
             decimals=0,
             empty=NO_END,
         ),
-        series(
-            "Energy of jobs that ended, by how",
-            "Energy of the jobs that ended in each hour, by Slurm's word for how they ended, stacked.",
-            KWH,
-            Q(
-                kwh(
-                    "sum by (state) (sum_over_time("
-                    f"jobwatt:user_account_state_ended_energy_joules:sum5m{{{CLUSTER}}}[1h:5m]))"
-                ),
-                "{{state}}",
-            ),
-            size=(12, 9),
-            stack=True,
-            colours=STATES,
-            step="1h",
-            empty=NO_END,
-        ),
         grid(
-            "Users with the most energy in jobs that did not complete",
+            "Users with the most energy not completed",
             "Energy and number of each user's jobs that ended in the time range on show and did not complete.",
             [
                 Column("user", "User", link=to.user("${__value.raw:percentencode}")),
@@ -101,8 +86,26 @@ def _ends() -> list[Panel]:
             ],
             Q(f"topk(15, {kwh(by_user)})"),
             Q(f"{jobs} and on (user) topk(15, {by_user})"),
-            size=(12, 9),
+            size=(16, 8),
             sort="Energy",
+            empty=NO_END,
+        ),
+        series(
+            "Energy of jobs that ended, by how",
+            "Energy of the jobs that ended in each hour (or longer, for long ranges), by Slurm's word for how they ended, stacked.",
+            KWH,
+            Q(
+                kwh(
+                    "sum by (state) (sum_over_time("
+                    f"jobwatt:user_account_state_ended_energy_joules:sum5m{{{CLUSTER}}}[$__interval:5m]))"
+                ),
+                "{{state}}",
+            ),
+            size=(24, 8),
+            stack=True,
+            columns=True,
+            colours=STATES,
+            step="1h",
             empty=NO_END,
         ),
     ]
@@ -189,7 +192,7 @@ def _short() -> list[Panel]:
             "`short_job`).",
             SHARE,
             Q(f"sum (sum_over_time({count})) / sum ({owner.ended_jobs(CLUSTER, 'state')})"),
-            size=(6, 8),
+            size=(4, 8),
             decimals=0,
             empty=NO_END,
         ),
@@ -198,7 +201,7 @@ def _short() -> list[Panel]:
             "Energy of the jobs that ended after less than five minutes.",
             KWH,
             Q(kwh(f"sum (sum_over_time({energy}))")),
-            size=(6, 8),
+            size=(4, 8),
             decimals=2,
             empty=NO_END,
         ),
@@ -210,14 +213,14 @@ def _short() -> list[Panel]:
                 Column("user", "User", link=to.user("${__value.raw:percentencode}")),
                 Column("account", "Lab", link=to.lab("${__value.raw:percentencode}")),
                 Column("Value #A", "Short jobs", COUNT, bar=True, decimals=0),
-                Column("Value #B", "Energy", KWH, width=110, decimals=2),
+                Column("Value #B", "Energy", KWH, width=95, decimals=2),
             ],
             Q(f"topk(15, sum by (user, account) (sum_over_time({count})))"),
             Q(
                 kwh(f"sum by (user, account) (sum_over_time({energy}))")
                 + f" and on (user, account) topk(15, sum by (user, account) (sum_over_time({count})))"
             ),
-            size=(12, 8),
+            size=(16, 8),
             sort="Short jobs",
             empty="No short job in this period",
         ),
@@ -230,7 +233,7 @@ def _when() -> list[Panel]:
     idle, known = (f"jobwatt:cluster_gpu_{what}_seconds:rate5m" for what in ("idle", "known"))
     return [
         bars(
-            "Energy by time of the week",
+            "Energy by time",
             "Energy of the cluster in working hours (Monday to Friday, 7 to 18 h UTC), nights and weekends.",
             KWH,
             *(Q(kwh(_within(energy, when)), name) for name, when in WHEN.items()),
@@ -238,7 +241,7 @@ def _when() -> list[Panel]:
             decimals=1,
         ),
         bars(
-            "Unused GPU time by time of the week",
+            "Unused GPU time by time",
             "GPU hours held while no kernel ran, in working hours (Monday to Friday, 7 to 18 h UTC), nights and weekends.",
             GPU_HOURS,
             *(Q(hours(_within(idle, when)), name) for name, when in WHEN.items()),
@@ -246,7 +249,7 @@ def _when() -> list[Panel]:
             decimals=0,
         ),
         bars(
-            "Share of held GPU time not used, by time of the week",
+            "Share not used by time",
             "Of the GPU time held by jobs, the share in which no kernel ran. A notebook left open shows at night.",
             SHARE,
             *(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import to
 from facade import (
+    COST,
     COUNT,
     GPU_HOURS,
     GRAMS,
@@ -26,6 +27,8 @@ from palette import COMPONENTS, GPUS, ORANGE, OWNERS, VERMILION
 from promql import CLUSTER, grams, hours, kwh, now, priced, site_kwh, total
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
     from facade import Panel
@@ -63,7 +66,7 @@ def _now() -> list[Panel]:
             spark=True,
         ),
         figures(
-            "Energy in this period",
+            "Energy",
             "Energy of all nodes over the time range on show, without the building's cooling (PUE).",
             KWH,
             Q(kwh(total("jobwatt:cluster_energy_joules:rate5m"))),
@@ -82,19 +85,19 @@ def _now() -> list[Panel]:
                 "in use",
             ),
             Q(now("jobwatt:cluster_gpu_idle_seconds:rate5m"), "idle"),
-            size=(10, 4),
+            size=(8, 4),
             decimals=0,
         ),
         figures(
-            "Jobs running",
+            "Jobs now",
             "Jobs that run now, on any node.",
             COUNT,
             Q(f"count (group by (cluster, jobid) (jobwatt:job_running:info{{{CLUSTER}}}))"),
-            size=(3, 4),
+            size=(4, 4),
             empty="0",
         ),
         figures(
-            "GPU time used",
+            "GPU use",
             "Share of the GPU time held by jobs in which a kernel ran. 100 % means that no GPU was held idle, not "
             "that it was used well.",
             SHARE,
@@ -102,7 +105,7 @@ def _now() -> list[Panel]:
                 f"1 - {total('jobwatt:cluster_gpu_idle_seconds:rate5m')} / "
                 f"({total('jobwatt:cluster_gpu_known_seconds:rate5m')} > 0)"
             ),
-            size=(3, 4),
+            size=(4, 4),
             decimals=0,
             empty="No GPU held",
         ),
@@ -227,7 +230,7 @@ def _gpus() -> list[Panel]:
 def _waste() -> list[Panel]:
     return [
         figures(
-            "Unused GPU time this week",
+            "Unused this week",
             "GPU hours held by jobs in the last seven days while no kernel ran.",
             GPU_HOURS,
             Q(hours(IDLE_S)),
@@ -236,7 +239,7 @@ def _waste() -> list[Panel]:
             steps=[(None, ORANGE)],
         ),
         figures(
-            "Energy of unused GPUs",
+            "Its energy",
             "What GPUs drew while held idle in the last seven days, the building's PUE included where the site has set it.",
             KWH,
             Q(site_kwh(IDLE_J)),
@@ -245,7 +248,7 @@ def _waste() -> list[Panel]:
             steps=[(None, ORANGE)],
         ),
         figures(
-            "CO2e of unused GPUs",
+            "Its CO2e",
             "Grams of CO2 equivalent of this energy, with the carbon intensity and PUE that the site has set.",
             GRAMS,
             Q(grams(IDLE_J)),
@@ -254,37 +257,39 @@ def _waste() -> list[Panel]:
             empty=NOT_SET,
         ),
         figures(
-            "Cost of unused GPUs",
+            "Its cost",
             "In the site's currency: the energy at its price, and the GPU hours at theirs, where the site has set them.",
-            COUNT,
+            COST,
             Q(priced(IDLE_J, IDLE_S)),
             size=(6, 4),
+            decimals=0,
             steps=[(None, ORANGE)],
             empty=NOT_SET,
         ),
-        _users(),
+        _owners("user", "User", to.user),
+        _owners("account", "Lab", to.lab),
         _jobs(),
     ]
 
 
-def _users() -> Panel:
-    idle = total("jobwatt:user_gpu_idle_seconds:rate5m", "user")
-    held = total("jobwatt:user_gpu_allocated_seconds:rate5m", "user")
-    energy = total("jobwatt:user_gpu_idle_energy_joules:rate5m", "user")
+def _owners(level: str, noun: str, page: Callable[[str], str]) -> Panel:
+    idle = total(f"jobwatt:{level}_gpu_idle_seconds:rate5m", level)
+    held = total(f"jobwatt:{level}_gpu_allocated_seconds:rate5m", level)
+    energy = total(f"jobwatt:{level}_gpu_idle_energy_joules:rate5m", level)
     return grid(
-        "Users with the most unused GPU energy",
-        "Energy of GPUs that each user's jobs held over the time range on show while no kernel ran, the GPU hours it "
-        "lasted, and their share of all GPU hours that the user held. A name opens the user's page.",
+        f"{noun}s with the most unused GPU energy",
+        f"Energy of GPUs that each {noun.lower()}'s jobs held over the time range on show while no kernel ran, the "
+        f"GPU hours it lasted, and their share of all GPU hours held. A name opens its page.",
         [
-            Column("user", "User", link=to.user("${__value.raw:percentencode}")),
+            Column(level, noun, link=page("${__value.raw:percentencode}")),
             Column("Value #A", "Unused", KWH, bar=True, decimals=1),
-            Column("Value #B", "GPU hours", HOURS, width=100, decimals=0),
-            Column("Value #C", "Share", SHARE, width=80, decimals=0),
+            Column("Value #B", "GPU hours", HOURS, width=95, decimals=0),
+            Column("Value #C", "Share", SHARE, width=70, decimals=0),
         ],
         Q(f"topk(15, {kwh(energy)} > 0)"),
-        Q(hours(f"{idle} and on (user) topk(15, {energy} > 0)")),
-        Q(f"({idle}) / ({held} > 0) and on (user) topk(15, {energy} > 0)"),
-        size=(10, 11),
+        Q(hours(f"{idle} and on ({level}) topk(15, {energy} > 0)")),
+        Q(f"({idle}) / ({held} > 0) and on ({level}) topk(15, {energy} > 0)"),
+        size=(12, 11),
         sort="Unused",
         empty="No GPU was held idle in this period",
     )
@@ -306,13 +311,13 @@ def _jobs() -> Panel:
             Column("user", "User", link=to.user("${__value.raw:percentencode}")),
             Column("account", "Lab", width=90),
             Column("Value #A", "Unused", KWH, bar=True, decimals=1),
-            Column("Value #B", "Started", TIME, width=160),
-            Column("Value #C", "Seen until", TIME, width=160),
+            Column("Value #B", "Started", TIME, width=150),
+            Column("Value #C", "Seen until", TIME, width=150),
         ],
         Q(kwh(jobs)),
         Q(f"({start} and on (jobid) {jobs}) * 1000"),
         Q(f"({end} and on (jobid) {jobs}) * 1000"),
-        size=(14, 11),
+        size=(24, 11),
         sort="Unused",
         empty="No GPU was held idle in this period",
     )
@@ -334,7 +339,7 @@ def _measuring() -> list[Panel]:
             size=(6, 4),
         ),
         figures(
-            "Share of jobs' time measured",
+            "Job time measured",
             "The least of all jobs here now: the share of the job's seconds on a node that jobwatt measured.",
             SHARE,
             Q(f"min (jobwatt_job_coverage_ratio{{{CLUSTER}}})"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import to
 from facade import (
     BYTES,
+    COST,
     COUNT,
     GPU_HOURS,
     GRAMS,
@@ -40,6 +41,7 @@ RUNS = f"unless on (cluster, instance) jobwatt_job_end_time_seconds{{{J}}}"
 GPU = "{{instance}} GPU {{gpu}}"
 ABSENT = "Nothing measured for this job in this period"
 NOT_SET = "Set in site.toml"
+GONE = "No such job in this period: choose a longer one"
 
 
 def last(metric: str, by: str = "") -> str:
@@ -92,24 +94,32 @@ def _facts() -> list[Panel]:
     who = "user, account, partition"
     return [
         grid(
-            "Facts",
-            "Who runs the job and how it was asked for, when it began and ended, and how it ended, in Slurm's words.",
+            "Who and what",
+            "Who runs the job, and what it was asked for as.",
             [
                 Column("user", "User", link=to.user("${__value.raw:percentencode}")),
                 Column("account", "Lab", link=to.lab("${__value.raw:percentencode}")),
-                Column("partition", "Partition", width=100),
-                Column("name", "Name", width=170),
-                Column("qos", "QOS", width=90),
-                Column("array_job_id", "Array", width=80),
-                Column("Value #B", "Started", TIME, width=160),
-                Column("Value #C", "Ended", TIME, width=160),
-                Column("Value #D", "Time limit", TIME, width=160),
-                Column("state", "State", width=140, colours=STATES),
-                Column("exit_code", "Exit code", width=90),
+                Column("partition", "Partition"),
+                Column("name", "Name"),
+                Column("qos", "QOS"),
+                Column("array_job_id", "Array"),
             ],
             Q(
                 f"group by ({who}, name, qos, array_job_id) (last_over_time(jobwatt_job_info{{{J}}}[$__range]))"
             ),
+            size=(24, 4),
+            empty=GONE,
+        ),
+        grid(
+            "When, and how it ended",
+            "When the job began, ended and has to end, and how it ended, in Slurm's words.",
+            [
+                Column("Value #A", "Started", TIME),
+                Column("Value #B", "Ended", TIME),
+                Column("Value #C", "Time limit", TIME),
+                Column("state", "State", colours=STATES),
+                Column("exit_code", "Exit code"),
+            ],
             Q(
                 f"min by ({who}) (last_over_time(jobwatt_job_start_time_seconds{{{J}}}[$__range])) * 1000"
             ),
@@ -123,7 +133,7 @@ def _facts() -> list[Panel]:
                 f"group by ({who}, state, exit_code) (last_over_time(jobwatt_job_exit_info{{{J}}}[$__range]))"
             ),
             size=(24, 4),
-            empty="No such job in this period: choose a longer one",
+            empty=GONE,
         ),
         figures(
             "Energy",
@@ -142,7 +152,7 @@ def _facts() -> list[Panel]:
             empty=NOT_SET,
         ),
         figures(
-            "GPU time held",
+            "GPU time",
             "GPU hours that the job has held since its start, used or not.",
             GPU_HOURS,
             Q(hours(HELD_S)),
@@ -151,7 +161,7 @@ def _facts() -> list[Panel]:
             empty="No GPU",
         ),
         figures(
-            "Held and not used",
+            "Not used",
             "Share of the GPU time in which no kernel ran, of the time for which that is known.",
             SHARE,
             Q(f"{IDLE_S} / ({HELD_S} - ({UNKNOWN_S}) > 0)"),
@@ -161,10 +171,11 @@ def _facts() -> list[Panel]:
             empty="Unknown",
         ),
         figures(
-            "Cost of unused GPUs",
+            "Cost of it",
             "What the unused GPU time cost, in the site's currency.",
-            COUNT,
+            COST,
             Q(priced(IDLE_J, IDLE_S)),
+            decimals=2,
             size=(4, 4),
             empty=NOT_SET,
         ),
@@ -325,15 +336,15 @@ def _each_gpu() -> Panel:
         "What the job held and how it was used, since its start: hours held, mean use, hours idle, and energy. Of a "
         "partitioned GPU the profile of the slice is shown.",
         [
-            Column("instance", "Node", link=to.node("${__value.raw:percentencode}")),
-            Column("gpu", "GPU", width=60),
-            Column("model", "Model", width=230),
-            Column("mig_profile", "Slice", width=90),
-            Column("Value #A", "Hours held", HOURS, decimals=1),
+            Column("instance", "Node", link=to.node("${__value.raw:percentencode}"), width=80),
+            Column("gpu", "GPU", width=50),
+            Column("model", "Model"),
+            Column("mig_profile", "Slice", width=75),
+            Column("Value #A", "Held", HOURS, width=80, decimals=1),
             Column("Value #B", "Mean use", SHARE, bar=True, decimals=0),
-            Column("Value #C", "Hours idle", HOURS, decimals=1),
-            Column("Value #D", "Energy", KWH, decimals=2),
-            Column("Value #E", "Unused energy", KWH, decimals=2),
+            Column("Value #C", "Idle", HOURS, width=80, decimals=1),
+            Column("Value #D", "Energy", KWH, width=100, decimals=2),
+            Column("Value #E", "Unused energy", KWH, width=120, decimals=2),
         ],
         Q(hours(held)),
         Q(f"{used} / ({held} - ({unknown}) > 0)"),
@@ -345,7 +356,7 @@ def _each_gpu() -> Panel:
             f"and on (cluster, instance, uuid) last_over_time(jobwatt_job_gpu_allocated_seconds_total{{{J}}}[$__range]))"
         ),
         size=(24, 8),
-        sort="Hours held",
+        sort="Held",
         empty="No GPU",
     )
 
