@@ -206,10 +206,31 @@ def board_problems(expr: str, recorded: Mapping[str, str]) -> tuple[list[str], f
     """What is wrong with a dashboard's query, and the labels that its result may have."""
     checker = Checker(recorded, bare=False, board=True)
     try:
-        labels = checker.labels(p.parse(expr))
+        tree = p.parse(expr)
     except ValueError as err:
         return [f"promql-parser: {err}"], frozenset()
-    return checker.found, labels or frozenset()
+    labels = checker.labels(tree)
+    everywhere = [f"{name} of every cluster" for name in without_cluster(tree)]
+    return checker.found + everywhere, labels or frozenset()
+
+
+def without_cluster(node: p.Expr) -> Iterator[str]:
+    """Names of the series in a dashboard's query that are not chosen by `cluster`; a site's settings have none."""
+    match node:
+        case p.VectorSelector():
+            chosen = any(matcher.name == "cluster" for matcher in node.matchers.matchers)
+            if not chosen and not (node.name or "").startswith(("jobwatt:waste_", "jobwatt:site_")):
+                yield node.name or ""
+        case p.MatrixSelector():
+            yield from without_cluster(node.vector_selector)
+        case p.ParenExpr() | p.UnaryExpr() | p.SubqueryExpr() | p.AggregateExpr():
+            yield from without_cluster(node.expr)
+        case p.Call():
+            for arg in node.args:
+                yield from without_cluster(arg)
+        case p.BinaryExpr():
+            yield from without_cluster(node.lhs)
+            yield from without_cluster(node.rhs)
 
 
 def problems(expr: str, recorded: Mapping[str, str], *, bare: bool = True) -> list[str]:

@@ -49,6 +49,7 @@ Panel = Any  # the SDK's builders share no type that says so
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "jobwatt"
 NOTHING = "Nothing in this period"
+NOT_SET = "Set in site.toml"
 KWH, WATT, SHARE, COUNT, COST = "kwatth", "watt", "percentunit", "short", "locale"
 GPU_HOURS, HOURS, GRAMS, SECONDS, BYTES, TIME = (
     "suffix: GPU h",
@@ -324,16 +325,15 @@ def choice(
     made.query({"query": query, "refId": name})
     made.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.NATURAL_ASC)
     if several:
-        made.multi(True).include_all(True).all_value(".*")
+        made.multi(True).include_all(True)
     if hidden:
         made.hide(VariableHide.HIDE_VARIABLE)
     return made
 
 
 def cluster() -> Any:
-    """Which cluster: all of them where a site has not named its only one."""
-    made = choice("cluster", "Cluster", "label_values(jobwatt_build_info, cluster)")
-    return made.include_all(True).all_value(".*")
+    """Which cluster: one, since numbers of jobs repeat. Nothing, which matches too, where a site has not named its only one."""
+    return choice("cluster", "Cluster", "label_values(jobwatt_build_info, cluster)")
 
 
 def datasource() -> Any:

@@ -12,6 +12,7 @@ from facade import (
     GRAMS,
     HOURS,
     KWH,
+    NOT_SET,
     SHARE,
     TIME,
     WATT,
@@ -28,9 +29,9 @@ from promql import CLUSTER, grams, hours, kwh, now, priced, total, unused_share
 if TYPE_CHECKING:
     from facade import Panel
 
-NOT_SET = "Set in site.toml"
 NO_GPU = "No GPU held"
 NO_JOB = "No job in this period"
+NO_END = "No job ended in this period"
 NOUN = {"user": "user", "account": "lab"}
 
 
@@ -151,25 +152,34 @@ def over_time(level: str, where: str) -> list[Panel]:
             colours={"median": GREY},
             empty=NO_GPU,
         ),
+        *ends(where, f"the {who}'s"),
+    ]
+
+
+def ends(where: str, whose: str) -> list[Panel]:
+    """How jobs ended: their energy and their number by Slurm's word for it."""
+    when = "jobs that ended in the time range on show, by Slurm's word for how they ended"
+    return [
         bars(
             "Energy by how jobs ended",
-            f"Energy of the {who}'s jobs that ended in the time range on show, by Slurm's word for how they ended.",
+            f"Energy of {whose} {when}. What a failed or cancelled job has computed may still have been of use (a "
+            "checkpoint, a lesson).",
             KWH,
             Q(f"sort_desc({kwh(ended_energy(where, 'state'))})", "{{state}}"),
             size=(12, 7),
             colours=STATES,
             decimals=1,
-            empty="No job ended in this period",
+            empty=NO_END,
         ),
         bars(
             "Jobs by how they ended",
-            f"How many of the {who}'s jobs ended in the time range on show, by Slurm's word for how they ended.",
+            f"The number of {whose} {when}.",
             COUNT,
             Q(f"sort_desc({ended_jobs(where, 'state')})", "{{state}}"),
             size=(12, 7),
             colours=STATES,
             decimals=0,
-            empty="No job ended in this period",
+            empty=NO_END,
         ),
     ]
 

@@ -1,6 +1,6 @@
 // One control for each variable that is not hidden.
 import React, { useMemo } from 'react';
-import { Combobox, Icon, Input, MultiCombobox, Tooltip } from '@grafana/ui';
+import { Combobox, Icon, MultiCombobox, Tooltip } from '@grafana/ui';
 import { setParams } from './location.js';
 import { ALL } from './variables.js';
 
@@ -26,13 +26,6 @@ function pickMulti(variable, picked) {
 
 function Control({ variable, id }) {
   const options = useMemo(() => optionsFor(variable), [variable]);
-  if (variable.type === 'textbox') {
-    const commit = ({ target }) => target.value !== variable.value && change(variable, target.value);
-    return (
-      <Input id={id} key={variable.value} defaultValue={variable.value} width={20} onBlur={commit}
-        onKeyDown={(event) => event.key === 'Enter' && commit(event)} />
-    );
-  }
   if (variable.multi) {
     return (
       <MultiCombobox id={id} options={options} value={variable.selected} width="auto" minWidth={10} maxWidth={40}
@@ -47,7 +40,7 @@ function Control({ variable, id }) {
 }
 
 export function VariableControls({ vars }) {
-  const shown = Object.values(vars).filter((variable) => variable.hide !== 2 && variable.type !== 'constant');
+  const shown = Object.values(vars).filter((variable) => variable.hide !== 2);
   return shown.map((variable) => {
     const id = `var-${variable.name}`;
     return (

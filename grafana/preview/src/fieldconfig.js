@@ -4,7 +4,7 @@ import { interpolate } from './interpolate.js';
 
 const STANDARD = ['unit', 'min', 'max', 'fieldMinMax', 'decimals', 'displayName', 'noValue', 'color', 'thresholds',
   'mappings', 'links', 'actions', 'description', 'filterable'];
-const BY_THRESHOLDS = new Set(['stat', 'gauge', 'bargauge', 'table']);
+const BY_THRESHOLDS = new Set(['stat', 'bargauge', 'table']);
 const TIMESERIES = {
   drawStyle: 'line', lineWidth: 1, fillOpacity: 0, showPoints: 'auto', pointSize: 5, axisPlacement: 'auto',
   lineInterpolation: 'linear', gradientMode: 'none', barAlignment: 0, spanNulls: false,

@@ -42,7 +42,7 @@ const DATA_MACROS = {
 
 /** `var-a=x&var-a=y&…` of every variable, for links that carry them on. */
 export const variableParams = (ctx) =>
-  Object.values(ctx.vars).filter((v) => v.type !== 'constant').map((v) =>
+  Object.values(ctx.vars).map((v) =>
     formatValue(v.isAll ? '$__all' : v.value, 'queryparam', v)).join('&');
 
 export const timeParams = (ctx) => new URLSearchParams(rangeToUrl(ctx.range)).toString();

@@ -2,7 +2,7 @@
 import { stringToJsRegex } from '@grafana/data';
 import { promFormat } from './formats.js';
 import { interpolate } from './interpolate.js';
-import { get, post } from './prometheus.js';
+import { get } from './prometheus.js';
 
 export const ALL = '$__all';
 const natural = new Intl.Collator('en', { numeric: true, sensitivity: 'base' });
@@ -52,31 +52,12 @@ function parseQuery(variable) {
 
 async function runQuery(query, range) {
   const time = [['start', range.from.valueOf() / 1000], ['end', range.to.valueOf() / 1000]];
-  const labelValues = query.match(/^label_values\((?:(.+),\s*)?([a-zA-Z_$][\w$]*)\s*\)\s*$/s);
-  if (labelValues) {
-    const match = labelValues[1] ? [['match[]', labelValues[1].trim()]] : [];
-    return get(`label/${encodeURIComponent(labelValues[2])}/values`, [...match, ...time]);
+  const found = query.match(/^label_values\((?:(.+),\s*)?([a-zA-Z_$][\w$]*)\s*\)\s*$/s);
+  if (!found) {
+    throw new Error(`this viewer looks up label_values(...) only, not ${query}`);
   }
-  if (/^label_names\(/.test(query)) {
-    return get('labels', time);
-  }
-  const metrics = query.match(/^metrics\((.*)\)\s*$/);
-  if (metrics) {
-    const names = await get('label/__name__/values', time);
-    return names.filter((name) => new RegExp(metrics[1]).test(name));
-  }
-  const result = query.match(/^query_result\((.+)\)\s*$/s);
-  if (result) {
-    const { result: rows, resultType } = await post('query', { query: result[1], time: range.to.valueOf() / 1000 });
-    return resultType === 'scalar' ? [rows[1]] : rows.map(seriesText);
-  }
-  const series = await get('series', [['match[]', query], ...time]);
-  return series.map((metric) => seriesText({ metric }));
-}
-
-function seriesText({ metric: { __name__ = '', ...labels }, value }) {
-  const inner = Object.entries(labels).map(([key, text]) => `${key}="${text}"`).join(',');
-  return `${__name__}{${inner}}${value ? ` ${value[1]} ${value[0] * 1000}` : ''}`;
+  const match = found[1] ? [['match[]', found[1].trim()]] : [];
+  return get(`label/${encodeURIComponent(found[2])}/values`, [...match, ...time]);
 }
 
 const cache = new Map();
@@ -97,38 +78,23 @@ async function queryOptions(variable, ctx) {
   return sortOptions(applyRegex((await cache.get(key)).map(String), interpolate(variable.regex ?? '', ctx)), variable.sort);
 }
 
-/** `a, b : 2, c\,d` of custom and interval variables. */
-export function parseCustom(text = '') {
-  return (text.match(/(?:\\,|[^,])+/g) ?? []).map((item) => {
-    const [, label, value] = item.match(/^\s*(.+)\s:\s(.+)$/) ?? [];
-    const clean = (part) => part.replace(/\\,/g, ',').trim();
-    return label ? { text: clean(label), value: clean(value) } : { text: clean(item), value: clean(item) };
-  }).filter((option) => option.value !== '');
-}
-
 async function optionsOf(variable, ctx) {
   switch (variable.type) {
     case 'query': return queryOptions(variable, ctx);
     case 'datasource': return [{ text: ctx.config.datasource ?? 'Prometheus', value: ctx.config.datasource ?? 'prometheus' }];
-    case 'custom':
-    case 'interval': return parseCustom(interpolate(parseQuery(variable), ctx)).filter((o) => o.value !== 'auto');
-    case 'constant': return [{ text: parseQuery(variable), value: parseQuery(variable) }];
-    default: return [];
+    default: throw new Error(`this viewer has no variables of type ${variable.type}`);
   }
 }
 
 /** The chosen values: from the URL, else the dashboard's `current` if it still exists, else All or the first. */
 function chosen(variable, options, fromUrl) {
-  if (variable.type === 'datasource' || variable.type === 'constant') {
+  if (variable.type === 'datasource') {
     return options.slice(0, 1).map((option) => option.value);
   }
   if (fromUrl) {
     return variable.multi ? fromUrl : fromUrl.slice(0, 1);
   }
   const current = [variable.current?.value ?? []].flat().filter((value) => value !== '');
-  if (variable.type === 'textbox') {
-    return [current[0] ?? parseQuery(variable)];
-  }
   const known = new Set(options.map((option) => option.value));
   const valid = current.filter((value) => known.has(value) || (value === ALL && variable.includeAll));
   if (valid.length) {

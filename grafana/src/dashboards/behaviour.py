@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from facade import Panel
 
-FAILED = 'state=~"FAILED|OUT_OF_MEMORY|TIMEOUT|CANCELLED|NODE_FAIL|UNKNOWN"'
-NO_END = "No job ended in this period"
+FAILED = 'state!="COMPLETED"'
 WEEKEND = "(day_of_week() == 0 or day_of_week() == 6)"
 WORKING = "(day_of_week() > 0 < 6 and hour() >= 7 < 18)"
 NIGHT = "(day_of_week() > 0 < 6 unless hour() >= 7 < 18)"
@@ -46,35 +45,15 @@ def _ends() -> list[Panel]:
     by_user = owner.ended_energy(f"{CLUSTER},{FAILED}", "user")
     jobs = owner.ended_jobs(f"{CLUSTER},{FAILED}", "user")
     return [
-        bars(
-            "Energy by how jobs ended",
-            "Energy of the jobs that ended in the time range on show, by Slurm's word for how they ended. What a "
-            "failed or cancelled job has computed may still have been of use (a checkpoint, a lesson).",
-            KWH,
-            Q(f"sort_desc({kwh(owner.ended_energy(CLUSTER, 'state'))})", "{{state}}"),
-            size=(12, 7),
-            colours=STATES,
-            decimals=1,
-            empty=NO_END,
-        ),
-        bars(
-            "Jobs by how they ended",
-            "How many jobs ended in the time range on show, by Slurm's word for how they ended.",
-            COUNT,
-            Q(f"sort_desc({owner.ended_jobs(CLUSTER, 'state')})", "{{state}}"),
-            size=(12, 7),
-            colours=STATES,
-            decimals=0,
-            empty=NO_END,
-        ),
+        *owner.ends(CLUSTER, "all"),
         bars(
             "Energy not completed, by lab",
             "Of the energy of each lab's jobs that ended in the time range on show, the share in jobs that failed, ran "
-            "out of memory or time, were cancelled, or of whose end nothing is known.",
+            "out of memory or time, were cancelled or preempted, or of whose end nothing is known.",
             SHARE,
             Q(f"sort_desc(({lost}) / ({ended} > 0))", "{{account}}"),
             decimals=0,
-            empty=NO_END,
+            empty=owner.NO_END,
         ),
         grid(
             "Users with the most energy not completed",
@@ -88,7 +67,7 @@ def _ends() -> list[Panel]:
             Q(f"{jobs} and on (user) topk(15, {by_user})"),
             size=(16, 8),
             sort="Energy",
-            empty=NO_END,
+            empty=owner.NO_END,
         ),
         series(
             "Energy of jobs that ended, by how",
@@ -106,7 +85,7 @@ def _ends() -> list[Panel]:
             columns=True,
             colours=STATES,
             step="1h",
-            empty=NO_END,
+            empty=owner.NO_END,
         ),
     ]
 
@@ -191,19 +170,21 @@ def _short() -> list[Panel]:
             "Share of the jobs that ended in the time range on show after less than five minutes (the site's "
             "`short_job`).",
             SHARE,
-            Q(f"sum (sum_over_time({count})) / sum ({owner.ended_jobs(CLUSTER, 'state')})"),
+            Q(
+                f"(sum (sum_over_time({count})) or vector(0)) / sum ({owner.ended_jobs(CLUSTER, 'state')})"
+            ),
             size=(4, 8),
             decimals=0,
-            empty=NO_END,
+            empty=owner.NO_END,
         ),
         figures(
             "Their energy",
             "Energy of the jobs that ended after less than five minutes.",
             KWH,
-            Q(kwh(f"sum (sum_over_time({energy}))")),
+            Q(kwh(f"sum (sum_over_time({energy})) or vector(0)")),
             size=(4, 8),
             decimals=2,
-            empty=NO_END,
+            empty=owner.NO_END,
         ),
         grid(
             "Users with the most short jobs",

@@ -12,6 +12,7 @@ from facade import (
     GRAMS,
     HOURS,
     KWH,
+    NOT_SET,
     SHARE,
     TIME,
     WATT,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 WEEK = "[7d:5m]"
 IDLE_J = total("jobwatt:cluster_gpu_idle_energy_joules:rate5m", window=WEEK)
 IDLE_S = total("jobwatt:cluster_gpu_idle_seconds:rate5m", window=WEEK)
-NOT_SET = "Set in site.toml"
 
 
 def build() -> Dashboard:
@@ -333,7 +333,7 @@ def _measuring() -> list[Panel]:
             Q(f"count (jobwatt:node_age:seconds{{{CLUSTER}}} < 120)", "measured"),
             Q(
                 f"count (group by (cluster, instance) (present_over_time(jobwatt_jobs{{{CLUSTER}}}[1d])) "
-                f"unless on (cluster, instance) jobwatt:node_age:seconds < 120) or vector(0)",
+                f"unless on (cluster, instance) jobwatt:node_age:seconds{{{CLUSTER}}} < 120) or vector(0)",
                 "silent",
             ),
             size=(6, 4),

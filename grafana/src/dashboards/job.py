@@ -13,6 +13,7 @@ from facade import (
     GRAMS,
     HOURS,
     KWH,
+    NOT_SET,
     SHARE,
     TIME,
     WATT,
@@ -40,13 +41,17 @@ HELD = f"and on (cluster, instance, uuid) jobwatt_job_gpu_allocated_seconds_tota
 RUNS = f"unless on (cluster, instance) jobwatt_job_end_time_seconds{{{J}}}"
 GPU = "{{instance}} GPU {{gpu}}"
 ABSENT = "Nothing measured for this job in this period"
-NOT_SET = "Set in site.toml"
 GONE = "No such job in this period: choose a longer one"
 
 
 def last(metric: str, by: str = "") -> str:
-    """A counter of the job at the end of the range, over all its nodes; it began at 0 with the job."""
-    found = f"last_over_time({metric}{{{J}}}[$__range])"
+    """
+    A counter of the job at the end of the range, over all its nodes; it began at 0 with the job.
+
+    Once for each thing that is counted: until the job's owner is known its series have other labels.
+    """
+    of = "gpu, uuid" if "_gpu_" in metric else "component"
+    found = f"max by (instance, {of}) (last_over_time({metric}{{{J}}}[$__range]))"
     return f"sum by ({by}) ({found})" if by else f"sum ({found})"
 
 
@@ -59,7 +64,6 @@ UNKNOWN_S = last("jobwatt_job_gpu_unknown_seconds_total")
 
 def build() -> Dashboard:
     """The dashboard."""
-    of_job = 'cluster=~"$cluster",jobid="$jobid"'
     return board(
         "jobwatt-job",
         "Job",
@@ -75,14 +79,14 @@ def build() -> Dashboard:
             choice(
                 "instance",
                 "Node",
-                f"label_values(jobwatt_job_info{{{of_job}}}, instance)",
+                f"label_values(jobwatt_job_info{{{J}}}, instance)",
                 several=True,
                 hidden=True,
             ),
             choice(
                 "uuid",
                 "GPU",
-                f"label_values(jobwatt_job_gpu_allocated_seconds_total{{{of_job}}}, uuid)",
+                f"label_values(jobwatt_job_gpu_allocated_seconds_total{{{J}}}, uuid)",
                 several=True,
                 hidden=True,
             ),

@@ -1,6 +1,4 @@
 import { BarGaugePanel } from './bargauge.jsx';
-import { Gauge } from './gauge.jsx';
-import { PieChart } from './piechart.jsx';
 import { Stat } from './stat.jsx';
 import { Table } from './table.jsx';
 import { Text } from './text.jsx';
@@ -9,8 +7,6 @@ import { TimeSeries } from './timeseries.jsx';
 /** What can be drawn, by a panel's `type`. */
 export const PANELS = {
   bargauge: BarGaugePanel,
-  gauge: Gauge,
-  piechart: PieChart,
   stat: Stat,
   table: Table,
   text: Text,

@@ -1,4 +1,4 @@
-// What stat, gauge, bar gauge and pie share: frames reduced to single values, and their links.
+// What stat and bar gauge share: frames reduced to single values, and their links.
 import React from 'react';
 import { getFieldDisplayValues } from '@grafana/data';
 import { DataLinksContextMenu } from '@grafana/ui';
