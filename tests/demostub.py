@@ -67,7 +67,7 @@ class Simulation:
     def sources(self):
         return [Path(__file__)]
 
-    def writer(self, out, ledgers, *, began_s, span, nodes):
+    def writer(self, out, ledgers, *, began_s, end_s, span, nodes):
         for node in nodes:
             (ledgers / f"{node}.db").write_text(f"{span[1]}")
         return [sys.executable, __file__, str(out), *map(str, span), str(began_s), *nodes]
@@ -77,8 +77,8 @@ class Simulation:
 
 
 class Stuck(Simulation):
-    def writer(self, *_, **__):
-        return [sys.executable, "-c", "import time; time.sleep(9876)"]
+    def writer(self, out, *_, **__):
+        return [sys.executable, "-c", "import time; time.sleep(99)", str(out)]
 
 
 class Live:

@@ -51,13 +51,14 @@ class Encoder:
         known = self._labels.get((names, values))
         if known is None:
             pairs = ",".join(
-                f'{name}="{_escaped(value)}"' for name, value in zip(names, values, strict=True)
+                f'{name}="{escaped(value)}"' for name, value in zip(names, values, strict=True)
             )
             known = self._labels[names, values] = f"{{{pairs}}}"
         return known
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
+    """Label values as both formats have them."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

@@ -1,6 +1,6 @@
 """
-A whole cluster on one machine: twelve simulated GPU nodes under the real pipeline.
+`jobwatt demo`: what is started around the simulated cluster (sim), and what people see of it.
 
-Users, jobs and sensors are invented (data/ORIGINS.md says what they are drawn from); everything
-from the snapshot on is what runs on a node.
+A history in Prometheus, the real rules and mails, dashboards, a page that leads to all of them; and that
+nothing of it stays but a cache.
 """

@@ -6,7 +6,6 @@ A history is written beside its place and renamed: one that was broken off is ne
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,8 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .lifetime import hold
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import threading
+    from collections.abc import Callable, Iterable, Iterator
 
 DAY_S = 86_400
 MAX_GAP_S = 2 * DAY_S  # a longer one is as much work as a new history
@@ -82,10 +84,14 @@ class Cache:
             ) from err
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other demos out meanwhile; what an earlier one has broken off is removed."""
+    def locked(self, stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+        """
+        Keep other demos out meanwhile; what an earlier one has broken off is removed.
+
+        Where another one has it, that is said and waited for; StoppedError on ``stop``.
+        """
         with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            hold(lock, stop, lambda: say("another demo makes the history; waiting for it"))
             for left in self.folder.glob(".making-*"):
                 shutil.rmtree(left, ignore_errors=True)
             yield

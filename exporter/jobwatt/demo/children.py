@@ -60,18 +60,18 @@ class Child:
 
 
 class Children:
-    """Everything that was started here; ``close`` ends it all, whatever state it is in."""
+    """
+    Everything that was started here; ``close`` ends it all, whatever state it is in.
+
+    Attributes:
+        closing: set once all are being ended.
+    """
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._all: list[Child] = []
         self._lock = threading.Lock()
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """Whether all are being ended."""
-        return self._closed
+        self.closing = threading.Event()
 
     def start(
         self,
@@ -85,7 +85,7 @@ class Children:
         """Start a process whose output goes to a log; ChildError where it cannot be started."""
         log = self._logs / f"{name.replace(' ', '-').lower()}.log"
         with self._lock, log.open("wb") as out:
-            if self._closed:
+            if self.closing.is_set():
                 raise ChildError(f"{name} is not started: the demo is ending")
             try:
                 process = subprocess.Popen(
@@ -143,7 +143,7 @@ class Children:
     def close(self) -> None:
         """End all: ask, wait, kill. Nothing is started after this."""
         with self._lock:
-            self._closed = True
+            self.closing.set()
         self._end(self.running())
 
     def kill(self) -> None:
@@ -166,6 +166,18 @@ class Children:
             # also where it has ended: what it started itself may still be there
             child.signal(signal.SIGKILL)
             child.process.wait()
+
+
+def detach(argv: Sequence[str]) -> None:
+    """Start what nobody waits for and what may outlive the demo; for a signal handler, so it never raises."""
+    with suppress(OSError):
+        subprocess.Popen(
+            [*argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
 
 def answer(argv: Sequence[str], limit_s: float) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import grafana, viewer
 from .children import ChildError
+from .lifetime import StoppedError
 from .viewer import NoViewerError
 
 if TYPE_CHECKING:
@@ -76,10 +77,10 @@ class Drawing:
             self.built = viewer.built(sources, self._cache)
             if self.built is None:
                 self._terminal.line("building the dashboards' viewer (npm), once")
-                self.built = viewer.build(sources, self._cache, self._children)
+                self.built = viewer.build(sources, self._cache, self._children, self._terminal.line)
                 self._terminal.line("the dashboards' viewer is built")
-        except (NoViewerError, ChildError, OSError) as err:
-            if self._children.closed:
+        except (NoViewerError, ChildError, StoppedError, OSError) as err:
+            if self._children.closing.is_set():
                 return  # the demo is ending
             self.why_not = str(err)
             self._terminal.line(f"no dashboards: {err}")

@@ -4,29 +4,58 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..alerts import inline
-from . import cache, files, grafana, mails, past, quicken, recorded, services, tools, usage, web
-from .cache import DAY_S, Meta
+from . import cache, files, grafana, mails, past, quicken, recorded, services, status, tools, web
+from .cache import Meta
 from .children import ChildError
 from .drawing import Drawing
+from .lifetime import StoppedError
 from .making import Maker, Programs
-from .services import StoppedError
-from .simulation import GRID_S, now_s
+from .simulation import now_s
 from .startpage import Start
-from .status import Status
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Mapping
 
-    from .children import Child
-    from .simulation import Live
-    from .stage import Stage
+    from .cache import Cache
+    from .children import Child, Children
+    from .lifetime import Left
+    from .options import Options
+    from .ports import Ports
+    from .services import Addresses
+    from .simulation import Live, Simulation
+    from .terminal import Terminal
 
 GRAFANA_LIMIT_S = 90.0
 _TEMPLATE = Path(__file__).parent / "data" / "site.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """
+    What every part of a run is given.
+
+    Attributes:
+        folder: the run's own, gone when it ends.
+        lacking: a line for each program that is not on this machine.
+    """
+
+    options: Options
+    simulation: Simulation
+    at: Addresses
+    ports: Ports
+    cache: Cache
+    folder: Path
+    children: Children
+    terminal: Terminal
+    stop: threading.Event
+    left: Left
+    lacking: tuple[str, ...] = ()
 
 
 class Ensemble:
@@ -46,19 +75,17 @@ class Ensemble:
         self.nodes: Mapping[str, int] = {}
         self.took_s: dict[str, float] = {}
         now = now_s()
-        self.meta = Meta(
-            "", stage.simulation.seed, now - int(stage.options.days * DAY_S) // GRID_S * GRID_S, now
-        )
+        self.meta = Meta("", stage.simulation.seed, past.first_s(now, stage.options.days), now)
         self._folder = files.grafana()
         self._ledgers, self._data = stage.folder / "ledgers", stage.folder / "data"
         self._mailbox = mails.Mailbox()
         self._drawing = Drawing(self._folder, stage.cache.folder, stage.children, stage.terminal)
-        self._usage = usage.Usage()
+        self._usage = status.Usage()
         self.site = web.Site(
             start=Start(),
             mailbox=self._mailbox,
             dashboards=files.dashboards(self._folder / "dashboards"),
-            status=Status(self).now,
+            status=status.Status(self).now,
         )
         self._page: web.PageServer | None = None
         self._catcher: mails.Catcher | None = None
@@ -80,9 +107,9 @@ class Ensemble:
                 if self.stage.stop.is_set():
                     raise StoppedError
             self._nodes()
+            self._grafana_up()  # who draws is known before mails link there
             if prometheus:
                 self._alerting(prometheus)
-            self._grafana_up()
             self._serve()
         self.costs()  # CPU is counted from here on
 
@@ -167,7 +194,7 @@ class Ensemble:
         stage, at, found = self.stage, self.stage.at, self._drawing.found
         if found is None:
             return
-        self._grafana = grafana.Grafana(
+        wanted = self._grafana = grafana.Grafana(
             found,
             self._folder,
             stage.folder / "grafana",
@@ -175,11 +202,17 @@ class Ensemble:
             port=at.grafana,
             prometheus=at.url(at.prometheus),
         )
+        stage.left.container = wanted.stop_at_once
+        child: Child | None = None
         try:
-            child = self._grafana.start(stage.children)
+            child = wanted.start(stage.children)
             self._await(child, f"{at.url(at.grafana)}/api/health", GRAFANA_LIMIT_S)
         except ChildError as err:
             stage.terminal.line(f"{err}; the project's viewer draws the dashboards instead")
+            if child:
+                stage.children.stop(child)
+            wanted.stop()
+            self._grafana = stage.left.container = None
             self._drawing.fall_back()
 
     def _serve(self) -> None:
@@ -234,7 +267,7 @@ class Ensemble:
         if self._drawing.why_not:
             self.site.start.no_dashboards = f"no dashboards: {self._drawing.why_not}"
 
-    def costs(self) -> list[usage.Cost]:
+    def costs(self) -> list[status.Cost]:
         """What each program takes."""
         return self._usage.now(self.services)
 

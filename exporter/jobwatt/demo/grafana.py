@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .children import answer
+from .children import answer, detach
 from .tools import Tool, find
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .children import Child, Children
 
 PORT = 3001
+# In full: of a short name podman asks which registry is meant, or refuses it
 IMAGE = "docker.io/grafana/grafana:12.1.0"
 _NATIVE = Tool(("grafana-server", "grafana"), "", "")
 _ENGINES = ("docker", "podman")
@@ -103,7 +104,12 @@ class Grafana:
     def stop(self) -> None:
         """A container may outlive the client that started it; by its name it can be ended."""
         if self._found.container:
-            answer([self._found.program, "rm", "--force", self._name], _END_S)
+            answer(self._remove(), _END_S)
+
+    def stop_at_once(self) -> None:
+        """Do not wait for the end of it, nor raise."""
+        if self._found.container:
+            detach(self._remove())
 
     def argv(self) -> list[str]:
         """The command line."""
@@ -131,6 +137,9 @@ class Grafana:
             "JOBWATT_SCRAPE_INTERVAL": "1m",  # four of them hold two samples of the history
             "JOBWATT_DASHBOARDS": str(files / "dashboards"),
         }
+
+    def _remove(self) -> list[str]:
+        return [self._found.program, "rm", "--force", self._name]
 
     def _container(self) -> list[str]:
         inside = Path("/jobwatt")

@@ -12,16 +12,18 @@ import re
 import shutil
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..alerts import promapi
 from . import recorded, services
-from .services import StoppedError
+from .lifetime import StoppedError
+from .simulation import STEP_S
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from .cache import History
@@ -57,13 +59,14 @@ class Span:
         return self.to_s - self.from_s < 3600
 
     def slices(self) -> list[tuple[int, int]]:
-        """The part in slices; a short rest belongs to the last one."""
-        edges = [*range(self.from_s, self.to_s - SLICE_S // 4, SLICE_S)] or [self.from_s]
+        """The part in slices; a short rest belongs to the last one. All but its ends are multiples of STEP_S."""
+        second = self.from_s // STEP_S * STEP_S + SLICE_S
+        edges = [self.from_s, *range(second, self.to_s - SLICE_S // 4, SLICE_S)]
         return list(zip(edges, [*edges[1:], self.to_s], strict=True))
 
 
 class Maker:
-    """Makes parts of a history. ``port``: for the Prometheus that answers meanwhile."""
+    """Makes parts of a history until ``stop``. ``port``: for the Prometheus that answers meanwhile."""
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class Maker:
         port: int,
     ) -> None:
         self._children, self._terminal, self._simulation = children, terminal, simulation
-        self._programs, self._stop, self._port = programs, stop, port
+        self._programs, self.stop, self._port = programs, stop, port
         self.took_s: dict[str, float] = {}
 
     def extend(
@@ -133,6 +136,7 @@ class Maker:
             text,
             ledgers,
             began_s=span.began_s,
+            end_s=span.to_s,
             span=one,
             nodes=nodes,
         )
@@ -165,6 +169,23 @@ class Maker:
         names: Sequence[str],
         records: Mapping[str, str],
     ) -> None:
+        told = _Told(self._terminal, span, len(names))
+        text = work / "recorded.om"
+        with self._serving(history.blocks, work) as url, ThreadPoolExecutor(1) as pool:
+            api = promapi.Prometheus(url)
+            task = pool.submit(
+                recorded.write, text, api, names, records, (span.from_s, span.to_s), told.one
+            )
+            self._wait([task])
+        tidy(history.blocks)
+        if task.result():
+            self._blocks(text, history.blocks, work / "recorded")
+        for name, took_s in told.slowest():
+            self._took(f"rule {name}", took_s)
+
+    @contextmanager
+    def _serving(self, blocks: Path, work: Path) -> Iterator[str]:
+        """URL of a Prometheus over the blocks, which scrapes nothing."""
         config = work / "prometheus.yml"
         config.write_text("scrape_configs: []\n", encoding="utf-8")
         listen = f"127.0.0.1:{self._port}"
@@ -172,33 +193,26 @@ class Maker:
             self._children,
             self._programs.prometheus,
             config=config,
-            data=history.blocks,
+            data=blocks,
             listen=listen,
             name="Prometheus of the history",
         )
-        services.wait_ready(server, f"http://{listen}/-/ready", self._stop)
-        told = _Told(self._terminal, span, len(names))
-        text = work / "recorded.om"
-        with ThreadPoolExecutor(1) as pool:
-            api = promapi.Prometheus(f"http://{listen}")
-            task = pool.submit(
-                recorded.write, text, api, names, records, (span.from_s, span.to_s), told.one
-            )
-            self._wait([task])
+        services.wait_ready(server, f"http://{listen}/-/ready", self.stop)
+        yield f"http://{listen}"
         self._children.stop(server)
-        tidy(history.blocks)
-        if task.result():
-            self._blocks(text, history.blocks, work / "recorded")
-        for name, took_s in told.slowest():
-            self._took(f"rule {name}", took_s)
 
     def _wait(self, tasks: Iterable[Future[Any]]) -> None:
-        """Wait for tasks; their error, and StoppedError with all children ended where the demo is to end."""
-        waiting: set[Future[Any]] = set(tasks)
+        """Wait for tasks; the error of one that fails, or StoppedError: no history then, so all children are ended."""
+        try:
+            self._until_done(set(tasks))
+        except BaseException:
+            self._children.close()  # or the pools would wait for what the others still do
+            raise
+
+    def _until_done(self, waiting: set[Future[Any]]) -> None:
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-            if self._stop.is_set():
-                self._children.close()  # or the pools would wait for them
+            if self.stop.is_set():
                 raise StoppedError
             for task in done:
                 task.result()

@@ -86,6 +86,8 @@ def of(args: argparse.Namespace) -> Options:
             raise ValueError(f"--{name}={port} is no port: 1 to 65535")
         if port is not None:
             ports[name] = port
+    if args.ready_file:
+        _check_place(args.ready_file)
     return Options(
         listen=args.listen,
         ports=ports,
@@ -95,6 +97,16 @@ def of(args: argparse.Namespace) -> Options:
         grafana=args.grafana,
         ready_file=args.ready_file,
     )
+
+
+def _check_place(ready_file: Path) -> None:
+    """Now, rather than after the minutes that a history takes."""
+    if ready_file.is_dir():
+        raise ValueError(f"--ready-file={ready_file} is a folder; name a file")
+    if not os.access(ready_file.absolute().parent, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"--ready-file={ready_file}: no folder {ready_file.absolute().parent} that can be written; name another file"
+        )
 
 
 def default_cache() -> Path:

@@ -34,12 +34,17 @@ class Wanted:
     records: Mapping[str, str]
 
 
+def first_s(now_s: int, days: float) -> int:
+    """Where a history of so many days begins, on the grid."""
+    return now_s - int(days * DAY_S) // GRID_S * GRID_S
+
+
 def prepare(
     wanted: Wanted, cache: Cache, maker: Maker, folder: Path, terminal: Terminal
 ) -> tuple[History, Meta]:
     """Make the history of a run in ``folder``; the cache keeps what took long."""
     ours = History(folder)
-    with cache.locked():
+    with cache.locked(maker.stop, terminal.line):
         meta = _kept(wanted, cache, maker, terminal)
         copy_tree(cache.history.blocks, ours.blocks)
         _copy_ledgers(cache.history, ours)
@@ -55,7 +60,7 @@ def _kept(wanted: Wanted, cache: Cache, maker: Maker, terminal: Terminal) -> Met
     meta = cache.history.meta
     if wanted.fresh or meta is None or not meta.usable(wanted.key, wanted.days, now_s):
         terminal.line(f"making {wanted.days:g} days of history; the next start will take seconds")
-        began_s = now_s - int(wanted.days * DAY_S) // GRID_S * GRID_S
+        began_s = first_s(now_s, wanted.days)
         with cache.draft() as draft:
             draft.make()
             empty = Meta(wanted.key, wanted.seed, began_s, began_s)

@@ -48,6 +48,8 @@ class Proxy:
                 answer.read(),
                 back,
             )
+        except (http.client.InvalidURL, ValueError) as err:  # before anything was sent
+            return _text(HTTPStatus.BAD_REQUEST, f"not a request that can be handed on ({err})")
         except (OSError, http.client.HTTPException) as err:
             return _text(HTTPStatus.BAD_GATEWAY, f"Prometheus does not answer ({err})")
         finally:

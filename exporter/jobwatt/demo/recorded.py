@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ..alerts import inline
+from ..encoder import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,7 +77,7 @@ def write(
 def _lines(name: str, found: Iterable[Series]) -> Iterator[str]:
     for series in found:
         pairs = ",".join(
-            f'{label}="{_escaped(value)}"'
+            f'{label}="{escaped(value)}"'
             for label, value in series.labels.items()
             if label != "__name__"
         )
@@ -84,7 +85,3 @@ def _lines(name: str, found: Iterable[Series]) -> Iterator[str]:
         yield from (
             f"{name}{labels} {value!r} {at - _EARLIER_S:.0f}\n" for at, value in series.points
         )
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -8,29 +8,29 @@ network beyond what building the dashboards' viewer takes, and leaves nothing bu
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import cache, grafana, options, summary, tools
+from . import cache, grafana, options, quicken, tools
 from .children import ChildError, Children
-from .ensemble import Ensemble
+from .ensemble import Ensemble, Stage
+from .lifetime import Left, StoppedError, run_dir, stopping
 from .ports import Ports
-from .rundir import run_dir
-from .services import Addresses, StoppedError
-from .signals import stopping
+from .services import Addresses
 from .simulation import Simulation
-from .stage import Stage
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     import argparse
     import threading
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .options import Options
+    from .status import Cost
 
 _COST_AFTER_S = 10.0
 _LOOK_S = 0.5
@@ -59,21 +59,6 @@ def main(wanted: Options, simulation: Simulation) -> int:
     return 0
 
 
-@dataclass(slots=True)
-class Left:
-    """What a second Ctrl-C has to see to."""
-
-    children: Children | None = None
-    folder: Path | None = None
-
-    def end_at_once(self) -> None:
-        """Kill and remove."""
-        if self.children:
-            self.children.kill()
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def _run(
     wanted: Options, simulation: Simulation, terminal: Terminal, left: Left, stop: threading.Event
 ) -> None:
@@ -90,7 +75,17 @@ def _run(
         for line in (*ports.moved, *lacking):
             terminal.line(line)
         stage = Stage(
-            wanted, simulation, at, ports, kept, folder, children, terminal, stop, tuple(lacking)
+            wanted,
+            simulation,
+            at,
+            ports,
+            kept,
+            folder,
+            children,
+            terminal,
+            stop,
+            left,
+            tuple(lacking),
         )
         ensemble = Ensemble(stage)
         # what is registered last comes first
@@ -98,18 +93,26 @@ def _run(
         stack.callback(children.close)
         stack.callback(ensemble.stop)
         ensemble.start()
-        summary.show(ensemble)
+        _show(ensemble)
         _stay(ensemble, terminal, stop)
         terminal.line("ending")
 
 
 def _addresses(wanted: Options, ports: Ports, nodes: int) -> Addresses:
+    given = ports.take(
+        {
+            "port": (options.PAGE, 1),
+            "prometheus-port": (options.PROMETHEUS, 1),
+            "alertmanager-port": (options.ALERTMANAGER, 1),
+            "first-node-port": (options.FIRST_NODE, nodes),
+        }
+    )
     return Addresses(
         wanted.listen,
-        page=ports.take("port", options.PAGE),
-        prometheus=ports.take("prometheus-port", options.PROMETHEUS),
-        alertmanager=ports.take("alertmanager-port", options.ALERTMANAGER),
-        first_node=ports.take("first-node-port", options.FIRST_NODE, nodes),
+        page=given["port"],
+        prometheus=given["prometheus-port"],
+        alertmanager=given["alertmanager-port"],
+        first_node=given["first-node-port"],
         grafana=ports.near(grafana.PORT),
         smtp=ports.any(),
     )
@@ -129,4 +132,56 @@ def _stay(ensemble: Ensemble, terminal: Terminal, stop: threading.Event) -> None
         costs = ensemble.costs()
         if not cost_told and terminal.elapsed_s - ready_s >= _COST_AFTER_S:
             cost_told = True
-            terminal.line(summary.cost(costs))
+            terminal.line(_cost(costs))
+
+
+# --- what a person and scripts are told --------------------------------------------------------------
+
+
+def _show(ensemble: Ensemble) -> None:
+    """Print where everything is, and write the ready file."""
+    ensemble.stage.terminal.block(_text(ensemble))
+    if ensemble.stage.options.ready_file:
+        _write_ready(ensemble.stage.options.ready_file, ensemble)
+
+
+def _text(ensemble: Ensemble) -> str:
+    """The block of URLs, and what to look at."""
+    at, start = ensemble.stage.at, ensemble.site.start
+    page = at.url(at.page)
+    rows = [("start here", f"{page}/"), *start.links.items()]
+    if "Prometheus" in start.links:
+        rows.insert(1, ("mails", f"{page}/mails   (the first within two or three minutes)"))
+    if start.nodes:
+        urls = list(start.nodes.values())
+        rows.append((f"{len(urls)} nodes", f"{urls[0]} ... {urls[-1]}"))
+    lines = [f"  {name:<13} {what}\n" for name, what in rows]
+    return "\n" + "".join(lines) + f"\n  {quicken.SAID}.\n  Ctrl-C ends everything.\n\n"
+
+
+def _cost(costs: Sequence[Cost]) -> str:
+    """Memory and CPU of everything, in a line."""
+    rss, cpu = sum(one.rss_bytes for one in costs), sum(one.cpu_percent for one in costs)
+    parts = ", ".join(f"{one.name} {one.rss_bytes / 1e6:.0f} MB" for one in costs)
+    return f"all of it takes {rss / 1e6:.0f} MB and {cpu:.0f} % of a CPU ({parts})"
+
+
+def _write_ready(path: Path, ensemble: Ensemble) -> None:
+    """Write the ports as JSON, whole or not at all."""
+    at = ensemble.stage.at
+    found = {
+        "pid": os.getpid(),
+        "run_dir": str(ensemble.stage.folder),
+        "page": at.page,
+        "prometheus": at.prometheus,
+        "alertmanager": at.alertmanager,
+        "smtp": at.smtp,
+        "nodes": dict(ensemble.nodes),
+        "dashboards_url": ensemble.site.start.dashboards_url or at.url(at.page),
+        "history": {"began_s": ensemble.meta.began_s, "until_s": ensemble.meta.until_s},
+        "took_s": {"ready": round(ensemble.stage.terminal.elapsed_s, 1), **ensemble.took_s},
+        "pids": {child.name: child.process.pid for child in ensemble.services},
+    }
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    draft.replace(path)

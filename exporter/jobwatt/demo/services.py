@@ -13,6 +13,8 @@ import yaml
 from ..alerts import render, site
 from . import quicken
 from .children import ChildError
+from .lifetime import StoppedError
+from .ports import hostport
 from .simulation import CLUSTER
 
 if TYPE_CHECKING:
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 SCRAPE_S = 15
 _MAX_SAMPLES = 200_000_000  # per query, for the making of the history: a day of a per-job rule
-
-
-class StoppedError(RuntimeError):
-    """The demo is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +57,6 @@ class Addresses:
     def bind(self, port: int) -> str:
         """host:port to listen on."""
         return hostport(self.host, port)
-
-
-def hostport(host: str, port: int) -> str:
-    """The two as one."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- files -----------------------------------------------------------------------------------------

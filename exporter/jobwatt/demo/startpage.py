@@ -74,7 +74,7 @@ const look = async () => {
   show('cost', `${mb(total.rss_bytes)} of memory, ${total.cpu_percent.toFixed(0)} % of a CPU`)
   show('parts', status.processes.map(p => `${p.name} ${mb(p.rss_bytes)}, ${p.cpu_percent.toFixed(0)} %`).join(' · '))
   show('mailcount', status.mails)
-  show('nodesup', `${status.nodes_up} of ${status.nodes} answer Prometheus`)
+  if (status.nodes_up !== null) show('nodesup', `${status.nodes_up} of ${status.nodes} answer Prometheus`)
   if (status.dashboards_ready && document.body.querySelector('#waiting')) location.reload()
 }
 const again = () => look().catch(() => show('cost', 'the demo has ended')).finally(() => setTimeout(again, 5000))

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import tools
 from .children import answer
+from .lifetime import hold
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from .children import Children
 
-_LEAST_NODE = 18
+_LEAST_NODE = 20
+_UNUSED_S = 86_400.0  # one that was used later may still be served from
 _NOT_SOURCES = {"node_modules", "out"}
 
 
@@ -26,13 +31,18 @@ class NoViewerError(RuntimeError):
 
 
 def built(sources: Path, cache: Path) -> Path | None:
-    """The built files of these sources, where they are kept already."""
-    out = _place(sources, cache) / "out"
-    return out if (out / "index.html").is_file() else None
+    """The built files of these sources, where they are kept already; from now on they count as used."""
+    place = _place(sources, cache)
+    if not (place / "out" / "index.html").is_file():
+        return None
+    os.utime(place)
+    return place / "out"
 
 
-def build(sources: Path, cache: Path, children: Children) -> Path:
-    """Build the viewer and return its files; NoViewerError, or ChildError where npm fails."""
+def build(
+    sources: Path, cache: Path, children: Children, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Build the viewer and return its files; NoViewerError, or ChildError where npm fails; StoppedError at the end."""
     npm, node = tools.find(tools.NPM), tools.find(tools.NODE)
     lacking = tools.missing(tools.NODE, tools.NPM)
     if lacking:
@@ -44,13 +54,14 @@ def build(sources: Path, cache: Path, children: Children) -> Path:
             f"node {major} is too old for the dashboards' viewer; get {_LEAST_NODE} or later"
         )
     with (cache / "viewer.lock").open("w") as lock:  # two demos, one viewer
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        hold(lock, children.closing, lambda: say("another demo builds it; waiting for it"))
         return built(sources, cache) or _built_anew(npm, sources, cache, children)
 
 
 def _built_anew(npm: str, sources: Path, cache: Path, children: Children) -> Path:
-    """Build from a copy of the sources, beside the place of what comes out; all older ones go."""
-    for left in (*cache.glob(".viewer-*"), *cache.glob("viewer-*")):
+    """Build from a copy of the sources, beside the place of what comes out; those that nobody uses go."""
+    place = _place(sources, cache)
+    for left in (place, *cache.glob(".viewer-*"), *_unused(cache)):
         shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=".viewer-", dir=cache))
     try:
@@ -59,12 +70,19 @@ def _built_anew(npm: str, sources: Path, cache: Path, children: Children) -> Pat
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
         _npm(npm, work, children)
-        place = _place(sources, cache)
         place.mkdir()
         (work / "out").rename(place / "out")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return place / "out"
+
+
+def _unused(cache: Path) -> Iterator[Path]:
+    since = time.time() - _UNUSED_S
+    for place in cache.glob("viewer-*"):
+        with suppress(OSError):
+            if place.stat().st_mtime < since:
+                yield place
 
 
 def _npm(npm: str, work: Path, children: Children) -> None:

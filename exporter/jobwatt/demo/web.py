@@ -7,19 +7,21 @@ its Host header; nothing that is answered can change anything.
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import json
 import logging
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from . import mailpages, startpage, statics
+from . import mails, startpage, statics
 from .proxy import Proxy
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
+REQUEST_S = 60.0  # until a request is there, body and all, and until its answer has been taken
 JSON = "application/json; charset=utf-8"
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
@@ -94,8 +97,8 @@ def _page(site: Site, path: str) -> Answer | None:
         ),
         "/status.json": lambda: _json(site.status()),
         "/config.json": lambda: _json({"scrapeInterval": "1m", "datasource": "Prometheus (demo)"}),
-        "/mails": lambda: _html(*mailpages.listing(site.mailbox)),
-        "/mails.json": lambda: _json(mailpages.as_dicts(site.mailbox)),
+        "/mails": lambda: _html(*mails.listing(site.mailbox)),
+        "/mails.json": lambda: _json(mails.as_dicts(site.mailbox)),
         "/dashboards/index.json": lambda: _json(
             [
                 {"uid": one.uid, "title": one.title, "file": one.file, "tags": one.tags}
@@ -108,7 +111,7 @@ def _page(site: Site, path: str) -> Answer | None:
     first, _, rest = path.removeprefix("/").partition("/")
     if first == "mails" and rest.isascii() and rest.isdecimal() and len(rest) < 10:
         mail = site.mailbox.get(int(rest))
-        return _html(*mailpages.one(mail)) if mail else None
+        return _html(*mails.one(mail)) if mail else None
     if first == "dashboards":
         texts = {one.file: one.text for one in site.dashboards}
         return Answer(type=JSON, body=texts[rest].encode()) if rest in texts else None
@@ -178,12 +181,47 @@ def _is_address(name: str) -> bool:
 # --- the server ----------------------------------------------------------------------------------
 
 
+class _RefusedError(Exception):
+    """A request that is not looked at; what of it has not been read goes with its connection."""
+
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.answer = Answer(status, body=f"{why}\n".encode())
+
+
+class _Input(io.RawIOBase):
+    """What a client sends, until a deadline: of all of it, not of the byte."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self.until = sock, 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self.until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the client is too slow")
+        self._sock.settimeout(left_s)
+        return self._sock.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
-    timeout = 60
     server: _Server
+
+    def setup(self) -> None:
+        """Read under a deadline."""
+        super().setup()
+        self._input = _Input(self.connection)
+        self.rfile = io.BufferedReader(self._input)
+
+    def handle_one_request(self) -> None:
+        """Answer one request."""
+        self._input.until = time.monotonic() + self.server.request_s
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Answer."""
@@ -194,11 +232,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         try:
             answer = self._made()
+        except _RefusedError as err:
+            self.close_connection = True
+            answer = err.answer
         except Exception:  # a fault in one page must not be lost, nor end the connection unsaid
             log.exception("cannot make %s", self.path)
             answer = Answer(
                 HTTPStatus.INTERNAL_SERVER_ERROR, body=b"internal error; see the terminal\n"
             )
+        self.connection.settimeout(self.server.request_s)
         self.send_response(answer.status)
         headers = {
             "Content-Type": answer.type,
@@ -219,19 +261,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _made(self) -> Answer:
         if not self.server.allows(self.headers.get("Host", "")):
-            self.close_connection = True
-            return Answer(
-                HTTPStatus.MISDIRECTED_REQUEST, body=b"this is not the host that you asked for\n"
+            raise _RefusedError(
+                HTTPStatus.MISDIRECTED_REQUEST, "this is not the host that you asked for"
             )
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > MAX_BODY:
-            self.close_connection = True
-            return Answer(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, body=b"a body of known and modest length\n"
-            )
-        body = self.rfile.read(int(length))
+        if not _is_target(self.path):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "this is not a URL")
+        body = self._body()
         headers = {name.lower(): value for name, value in self.headers.items()}
         return look_up(self.server.site, self.command, self.path, body, headers)
+
+    def _body(self) -> bytes:
+        given = self.headers.get("Content-Length", "0")
+        modest = given.isdecimal() and len(given) <= len(str(MAX_BODY)) and int(given) <= MAX_BODY
+        if "Transfer-Encoding" in self.headers or not modest:
+            raise _RefusedError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a body of known and modest length"
+            )
+        try:
+            body = self.rfile.read(int(given))
+        except OSError as err:
+            raise _RefusedError(HTTPStatus.REQUEST_TIMEOUT, "the body did not come") from err
+        if len(body) < int(given):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the body broke off")
+        return body
 
     def version_string(self) -> str:
         """Name the server, and not Python's version."""
@@ -242,8 +294,18 @@ class _Handler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
 
+def _is_target(text: str) -> bool:
+    """Whether a request's target can be a URL: http.server hands on what it gets."""
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return text.isascii() and text.isprintable()
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_s = REQUEST_S
 
     def __init__(self, listen: str, port: int, site: Site) -> None:
         self.address_family = socket.AF_INET6 if ":" in listen else socket.AF_INET

@@ -1,6 +1,7 @@
 """
-A whole cluster on one machine: twelve simulated GPU nodes under the real pipeline.
+The demo's cluster: users and their jobs, a scheduler, and twelve GPU nodes with sensors.
 
-Users, jobs and sensors are invented (data/ORIGINS.md says what they are drawn from); everything
-from the snapshot on is what runs on a node.
+All of it is invented (data/ORIGINS.md says what it is drawn from) up to the snapshot; from there on it is
+what runs on a node. The past comes out as OpenMetrics text (history), the present as exporters (live); who
+shows them is unknown here.
 """

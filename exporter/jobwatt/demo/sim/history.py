@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...encoder import escaped
 from ...exposition import families
 from ...ledger import Ledger
 from .account import Account, play
 from .cluster import NODES, Cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TextIO
 
     from ...exposition import Values, View
@@ -46,7 +47,7 @@ class Writer:
 
     def __init__(self, out: TextIO, node: str, label: str, left_out: frozenset[str]) -> None:
         self._out, self._left_out = out, left_out
-        self._own = f'cluster="{_escaped(label)}",instance="{_escaped(node)}",job="jobwatt"'
+        self._own = f'cluster="{escaped(label)}",instance="{escaped(node)}",job="jobwatt"'
         self._starts: dict[str, dict[Values, str]] = {}
 
     def write(self, view: View) -> None:
@@ -69,14 +70,9 @@ class Writer:
 
     def _start(self, metric: Metric, values: Values) -> str:
         pairs = "".join(
-            f'{name}="{_escaped(value)}",'
-            for name, value in zip(metric.labels, values, strict=True)
+            f'{name}="{escaped(value)}",' for name, value in zip(metric.labels, values, strict=True)
         )
         return f"{metric.name}{{{pairs}{self._own}}} "
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def write(  # noqa: PLR0913  (each is an argument of the command line, too)
@@ -100,8 +96,9 @@ def write(  # noqa: PLR0913  (each is an argument of the command line, too)
     Write what ``nodes`` would have exported from ``from_s`` to ``to_s``, and their ledgers.
 
     Goes on where ``ledgers/NODE.db`` ends, if it is there: ``from_s`` is then what was ``to_s``. Steps
-    are multiples of their length since 1970, so both should be multiples of the coarse step, and that
-    a divisor of 240 (behaviour.BLOCK_S).
+    are multiples of their length since 1970, and divisors of 240 (behaviour.BLOCK_S). The last page is at
+    ``to_s``, for the ledgers end with it: ValueError unless it is a multiple of the fine step, and where
+    it lies before ``fine_from_s``, of the coarse step.
 
     Args:
         fine_from_s: from here on a page every ``fine_step_s``, before every ``coarse_step_s``.
@@ -109,28 +106,43 @@ def write(  # noqa: PLR0913  (each is an argument of the command line, too)
         left_out: metrics that are not written.
         progress: told now and then what part is done, 0 to 1.
     """
+    steps = list(_steps(from_s, to_s, fine_from_s, fine_step_s, coarse_step_s))
+    if steps[-1:] != [to_s]:
+        raise ValueError(f"the end {to_s} is no multiple of the step that holds there")
     cluster = Cluster(seed, began_s, live_s)
     cluster.advance(from_s)
     accounts = [Account(cluster, node, Ledger(None), coarse_step_s) for node in nodes]
     kept = {node: Ledger(ledgers / f"{node}.db") for node in nodes}
-    anew = not [account for account in accounts if _restored(account, kept, cluster)]
-    told_s = from_s
+    if not [account for account in accounts if _restored(account, kept, cluster)]:
+        steps.insert(0, from_s)
     with out.open("w", encoding="utf-8", buffering=_BUFFER_BYTES) as text:
         writers = {node: Writer(text, node, label, left_out) for node in nodes}
-        steps = list(_steps(from_s, to_s, fine_from_s, fine_step_s, coarse_step_s, anew=anew))
-        for at_s in steps:
-            play(cluster, accounts, at_s)
-            for account in accounts:
-                if at_s == steps[-1]:  # only now to disk
-                    account.pipeline.ledger = kept[account.node]
-                writers[account.node].write(account.push())
-            if at_s - told_s >= _PROGRESS_S:
-                told_s = at_s
-                progress((at_s - from_s) / (to_s - from_s))
+        _write_pages(cluster, accounts, writers, kept, steps, progress)
         text.write("# EOF\n")
     for ledger in kept.values():
         ledger.close()
     progress(1.0)
+
+
+def _write_pages(
+    cluster: Cluster,
+    accounts: Sequence[Account],
+    writers: Mapping[str, Writer],
+    kept: Mapping[str, Ledger],
+    steps: Sequence[int],
+    progress: Callable[[float], None],
+) -> None:
+    """A page of each account at each step; the last step goes into the kept ledgers."""
+    began_s = told_s = steps[0]
+    for at_s in steps:
+        play(cluster, accounts, at_s)
+        for account in accounts:
+            if at_s == steps[-1]:  # only now to disk
+                account.pipeline.ledger = kept[account.node]
+            writers[account.node].write(account.push())
+        if at_s - told_s >= _PROGRESS_S:
+            told_s = at_s
+            progress((at_s - began_s) / (steps[-1] - began_s))
 
 
 def _restored(account: Account, kept: dict[str, Ledger], cluster: Cluster) -> bool:
@@ -142,9 +154,8 @@ def _restored(account: Account, kept: dict[str, Ledger], cluster: Cluster) -> bo
     return bool(account.pipeline.totals.node)
 
 
-def _steps(from_s: int, to_s: int, fine_from_s: int, fine_s: int, coarse_s: int, *, anew: bool) -> Iterator[int]:  # fmt: skip
-    if anew:
-        yield from_s
+def _steps(from_s: int, to_s: int, fine_from_s: int, fine_s: int, coarse_s: int) -> Iterator[int]:
+    """Moments after ``from_s``."""
     at_s = from_s
     while True:
         step_s = fine_s if at_s >= fine_from_s else coarse_s
