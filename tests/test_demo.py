@@ -1056,7 +1056,7 @@ def test_the_whole_comes_up_and_leaves_only_its_cache(stub, tmp_path):
         status = json.loads(page.text("/status.json"))
         assert {one["name"] for one in status["processes"]} >= {"Prometheus", "Alertmanager"}
         assert status["total"]["rss_bytes"] > 50e6
-        assert "node is missing" in page.text("/")
+        until(lambda: "node is missing" in page.text("/"))  # said once it has been looked for
         query = "/prometheus/api/v1/query?query=count(up)"
         assert json.loads(page.text(query))["status"] == "success"
         assert demo.end(signal.SIGINT) == 0
