@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import logging
 import threading
 import time
 from collections import deque
@@ -109,7 +108,6 @@ class Catcher:
     def __init__(self, host: str, port: int, mailbox: Mailbox) -> None:
         from aiosmtpd.controller import Controller  # noqa: PLC0415  optional
 
-        logging.getLogger("mail.log").setLevel(logging.WARNING)
         self.port, self._mailbox = port, mailbox
         self._controller = Controller(
             self, hostname=host, port=port, data_size_limit=_MAX_BYTES, ident="jobwatt demo"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from . import cache, grafana, options, quicken, tools
@@ -26,7 +26,7 @@ from .terminal import Terminal
 if TYPE_CHECKING:
     import argparse
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from .options import Options
@@ -44,10 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
 def main(wanted: Options, simulation: Simulation) -> int:
     """Run the demo until a signal; ValueError or OSError, in one line, where it cannot go on."""
-    for name in ("jobwatt", "mail.log", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     terminal, left = Terminal(), Left()
-    with stopping(left.end_at_once) as stop:
+    with _quiet("jobwatt", "mail.log", "asyncio"), stopping(left.end_at_once) as stop:
         try:
             _run(wanted, simulation, terminal, left, stop)
         except ChildError as err:
@@ -57,6 +55,20 @@ def main(wanted: Options, simulation: Simulation) -> int:
             pass
     terminal.line(f"ended; only the cache is left: {wanted.cache}")
     return 0
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Only warnings of these loggers meanwhile: twelve daemons would say twelve times what they do."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _run(
