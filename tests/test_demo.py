@@ -1240,7 +1240,6 @@ def test_the_demo_as_a_newcomer_sees_it(tmp_path):
             240 - (time.monotonic() - began),
         )
         assert mails[0]["to"][0].endswith("@example.org")
-        names = asked(port, "label/__name__/values")
-        assert "ALERTS" in names
+        until(lambda: "ALERTS" in asked(port, "label/__name__/values"))
         assert demo.end(signal.SIGINT) == 0
     assert not demo.left()
