@@ -816,6 +816,7 @@ def shipped():
 
 
 @pytest.mark.prometheus
+@pytest.mark.slow
 def test_the_shipped_series_are_what_they_stand_for(tmp_path, shipped):
     """Each recorded series of the shipped files equals its expansion; most of them have something to say."""
     found = inline.read(shipped)
@@ -866,6 +867,7 @@ def test_the_replay_does_what_alertmanager_is_told(shipped):
 
 
 @pytest.mark.prometheus
+@pytest.mark.slow
 def test_the_command_from_end_to_end(remembered, capsys):
     """The shipped rules over the week: a table, and the same as JSON."""
     flags = ["--from", str(int(SPAN.start)), "--to", str(int(SPAN.end)), "--prometheus", remembered]

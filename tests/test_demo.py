@@ -1053,6 +1053,7 @@ def with_engine(stub, tmp_path, script):
 
 
 @pytest.mark.prometheus
+@pytest.mark.slow
 def test_the_whole_comes_up_and_leaves_only_its_cache(stub, tmp_path):
     """History raw and recorded, live nodes, one page; at the end no process and no file but the cache."""
     argv, path = stub
@@ -1124,6 +1125,7 @@ def test_it_can_be_ended_while_it_makes_its_history(stub, tmp_path, number):
 
 
 @pytest.mark.prometheus
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(stub, tmp_path):
     """Whatever the first one waits for; and still nothing is left."""
     argv, path = stub

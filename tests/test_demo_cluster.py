@@ -252,6 +252,7 @@ def day():
     return Day()
 
 
+@pytest.mark.slow
 def test_the_pipeline_measures_what_was_used(day):
     """Each node's energy by component is the simulation's own, to the microjoule."""
     for account in day.accounts:
@@ -411,6 +412,7 @@ def scraped(port):
     return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
 
+@pytest.mark.slow
 def test_live_goes_on_where_the_ledgers_end(tmp_path):
     """Totals go on from the past, without a gap or a doubtful step; the kept ledgers stay as they were."""
     now_s = int(time.time()) // 240 * 240

@@ -274,6 +274,7 @@ def test_a_gpu_that_is_lost(node, gpus, tmp_path):
     assert 0 < used(page, gpus.gpus[1]) <= spent(gpus.gpus[1], began[1])
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs(node, gpus, tmp_path):
     """NVML hangs: scrapes are served, RAPL goes on exactly; when it wakes the GPUs' energy is whole."""
     state, began = tmp_path / "state", [gpu.energy_mj for gpu in gpus.gpus.values()]
@@ -365,6 +366,7 @@ def test_zone_that_cannot_be_read(node, tmp_path):
     assert counted(page) == truth["intel-rapl:0"]
 
 
+@pytest.mark.slow
 def test_state_on_a_full_disk(node, tiny_disk):
     """The disk is full: pages go on and say so, one line; with room again all of it reaches the ledger."""
     state = tiny_disk / "state"

@@ -154,6 +154,7 @@ def manager(tmp_path, mailbox):
 
 
 @pytest.mark.parametrize("how", ["gone", "451 try again later"])
+@pytest.mark.slow
 def test_the_mail_server_goes_away_and_comes_back(mailbox, manager, how):
     """The mail arrives, once. Until then only attempts are counted as failed: that is what the alert must look at."""
     if how == "gone":
@@ -336,6 +337,7 @@ def test_only_the_listed(tmp_path, mailbox):
 # --- how often, and about what --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_array_of_500_jobs_is_one_mail(mailbox, manager, tmp_path):
     """Thirty rows and a count, short enough that no mail program cuts it off (at 102 kB some do)."""
     alerts = [
@@ -359,6 +361,7 @@ def test_an_array_of_500_jobs_is_one_mail(mailbox, manager, tmp_path):
     assert picture(mail.html, "mail-array-desktop", tmp_path, width=DESKTOP, dark=False) <= DESKTOP
 
 
+@pytest.mark.slow
 def test_twenty_flaps_are_no_news(mailbox, manager):
     """Fires and resolves twenty times within the day: one mail, and no word of it having resolved."""
     alert = Alert("JobwattGPUIdle")
@@ -394,6 +397,7 @@ def test_at_most_one_mail_a_day(tmp_path, mailbox):
 
 
 @pytest.mark.parametrize("text", ["[schedule]\ndays = ['{tomorrow}']", "[schedule]\nholidays = ['{today}']\nhours = '00:00-24:00'\ndays = ['monday:sunday']"])  # fmt: skip
+@pytest.mark.slow
 def test_nights_and_holidays_are_quiet(tmp_path, mailbox, text):
     """On a day off owners are not written to; the operators are."""
     now = datetime.now(UTC)
@@ -435,6 +439,7 @@ def test_the_more_telling_alert_is_mailed(mailbox, manager):
     assert [row["job"] for row in text_rows(beta.text)] == ["1"]
 
 
+@pytest.mark.slow
 def test_what_is_not_measured_is_for_the_operators(mailbox, manager):
     """A job on a node without its exporter: its owner hears nothing, the operators do; a dead exporter has no other news."""
     unmeasured = Alert("JobwattGPUsUnmeasured", jobid="1", audience="ops")

@@ -693,6 +693,7 @@ def prometheus(folder, certs, port, password):
 @pytest.mark.prometheus
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
 @pytest.mark.parametrize(("password", "up"), [("secret", "1"), ("wrong", "0")])
+@pytest.mark.slow
 def test_prometheus_scrapes(certs, config, tmp_path, password, up):
     """A real Prometheus scrapes over HTTPS with a client certificate and the right password only."""
     with (
