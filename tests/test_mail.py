@@ -106,12 +106,12 @@ def between(said, bounds, rounding):
 def test_the_week_is_the_sum_of_the_jobs(chain):
     """
     All of these users' jobs idle within the week, so their total is that of their jobs up to twenty minutes
-    before: the rate looks back five, the week is summed in steps of five every four, and the first
-    five of a job are not seen.
+    before the mail was made: the rate looks back five, the week is summed in steps of five every four, and
+    the first five of a job are not seen. The mail comes up to LATE_S after it was made.
     """
     for user, jobs in mailnodes.WRITTEN_TO.items():
         (mail,) = chain.mailbox.to(f"{user}@example.org")
-        ago = 20 * 60 / FACTOR
+        ago = 20 * 60 / FACTOR + LATE_S
         bounds = [
             sum(chain.wasted(job, "jobwatt_job_gpu_idle_seconds_total", at) for job in jobs) / HOUR
             for at in (mail.at - ago, mail.at)
