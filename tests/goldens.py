@@ -32,6 +32,7 @@ JOULE = 10**6
 # What depends on the moment: times, and powers, which divide by one.
 _MOMENT = re.compile(
     r"^(jobwatt_(?:snapshot_timestamp_seconds|sample_seconds|source_read_seconds|job_power_watts|node_power_watts"
+    r"|(?:job_)?component_measured_seconds_total|component_age_seconds"
     r"|job_gpu_(?:allocated|idle|unknown|utilization)_seconds_total|job_start_time_seconds|job_end_time_seconds"
     r"|job_coverage_ratio|gpu_integrated_energy_joules_total|gpu_energy_agreement_ratio)(?:\{.*\})?) .*$",
     re.MULTILINE,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .board import Board
 from .exposition import View
+from .faults import FaultLog, wall_mismatch
 from .idle import load
 from .ledger import Ledger
 from .model import NS_PER_S, Sample
@@ -124,6 +125,7 @@ class Agent:
     _slow_ns: int = 0
     _resume_ns: int = 0
     _ledger_errors: int = 0
+    _wall_faults: FaultLog = field(default_factory=FaultLog)
     _wake: tuple[socket.socket, socket.socket] = field(default_factory=_wake_pair)
 
     def begin(self) -> None:
@@ -173,7 +175,10 @@ class Agent:
         )
 
     def _with_own_events(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot, with the commits and the samples that failed before it."""
+        """The snapshot, with what the last one's account brought to light: failed commits and samples, a wrong wall."""
+        mismatch = wall_mismatch(self.pipeline.totals.wall)
+        self._wall_faults.note(mismatch)
+        snapshot = replace(snapshot, failures=(*snapshot.failures, *mismatch))
         commits, self._ledger_errors = (
             self.pipeline.ledger.errors - self._ledger_errors,
             self.pipeline.ledger.errors,

@@ -67,37 +67,38 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Attribution:
-    """
-    Who owns how much: ``rows`` {(owner, domain, device): uJ}.
+class Beyond:
+    """What a wall meter saw beyond the components (wall.py); without GPUs, those who use them do not pay more for it."""
 
-    ``residual_uj`` is by how much the components exceeded the wall (0 where they did not): it is
-    reported, never hidden, and never subtracted from anybody.
-    """
+    meter: str
+    energy_uj: int
+    includes_gpu: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Who owns how much: ``rows`` {(owner, domain, device): uJ}."""
 
     rows: Mapping[Key, int]
-    residual_uj: int = 0
 
 
-def attribute(pools: Iterable[Pool], walls: Mapping[str, int] | None = None) -> Attribution:
+def attribute(pools: Iterable[Pool], beyond: Beyond | None = None) -> Attribution:
     """
-    Split every pool; with ``walls`` ({meter id: uJ}) also what the wall saw beyond them.
+    Split every pool; and what the wall saw beyond them in proportion to each owner's part of them.
 
     Returns:
-        rows whose sum is exactly the sum of the pools, or the wall where that is more.
+        rows whose sum is exactly that of the pools and of ``beyond``.
     """
     rows: Counter[Key] = Counter()
     for pool in pools:
         for owner, energy_uj in split_pool(pool).items():
             rows[owner, pool.domain, pool.device] += energy_uj
-    if not walls:
+    if beyond is None:
         return Attribution(dict(rows))
-    other_uj = sum(walls.values()) - sum(rows.values())
-    meter = "+".join(sorted(walls))
-    owners = by_owner(rows)
-    for owner, energy_uj in split(max(other_uj, 0), owners, rest=SYSTEM).items():
-        rows[owner, Domain.OTHER, meter] += energy_uj
-    return Attribution(dict(rows), residual_uj=max(-other_uj, 0))
+    basis = {key: uj for key, uj in rows.items() if beyond.includes_gpu or key[1] is not Domain.GPU}
+    for owner, energy_uj in split(beyond.energy_uj, by_owner(basis), rest=SYSTEM).items():
+        rows[owner, Domain.OTHER, beyond.meter] += energy_uj
+    return Attribution(dict(rows))
 
 
 def by_owner(rows: Mapping[Key, int]) -> dict[str, int]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .model import Device, Domain, Job, Kind, Reading, Snapshot
 from .presence import Carry
 from .record import decode, encode
-from .totals import DeviceTotals, JobTotals, Mark, Totals
+from .totals import DeviceTotals, Fed, JobTotals, Mark, Totals
+from .wall import Wall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +70,7 @@ def cursor_of(book: Book) -> dict[str, Any]:
         "last": encode(replace(last, jobs=())) if last else None,
         "jobs": [_named(job, rows) for job in last.jobs] if last else [],
         "readings": [
-            (r.device.id, r.kind, r.value, r.t_ns, r.wrap_uj, r.max_power_uw, r.epoch)
+            (r.device.id, r.kind, r.value, r.t_ns, r.wrap_uj, r.max_power_uw, r.epoch, r.every_ns)
             for r in book.readings
         ],
         "carry": (book.carry.debt_ns, book.carry.system_rate),
@@ -118,6 +119,8 @@ def plain_totals(totals: Totals) -> dict[str, Any]:
         "gpu_index": dict(totals.gpu_index),
         "busy_ns": totals.busy_ns,
         "residual_uj": totals.residual_uj,
+        "wall": encode(totals.wall),
+        "fed": [(domain, source, fed.ns, fed.t_ns) for (domain, source), fed in totals.fed.items()],
     }
 
 
@@ -135,6 +138,9 @@ def _totals(plain: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTot
         gpu_index=plain["gpu_index"],
         busy_ns=plain["busy_ns"],
         residual_uj=plain["residual_uj"],
+        # a ledger of before these were kept has none
+        wall=decode(Wall, plain.get("wall", {})),
+        fed={(Domain(domain), source): Fed(*fed) for domain, source, *fed in plain.get("fed", [])},
     )
 
 

@@ -127,6 +127,86 @@ class Config:
         positive_duration,
         "how long `jobwatt release-gpus` lets go of the driver",
     )
+    source_wattmeter: bool = _setting(
+        "source.wattmeter", True, None, "read a wattmeter, where wattmeter.input names one"
+    )
+    wattmeter_input: str = _setting(
+        "wattmeter.input",
+        "",
+        str,
+        "where frames come from: a file or FIFO, tcp://HOST:PORT, or exec:COMMAND ARGUMENTS (wattmetre-read)",
+    )
+    wattmeter_ports: str = _setting(
+        "wattmeter.ports",
+        "",
+        str,
+        "which node each port feeds: 1=gpu01,2=gpu01,3=gpu02 (both power supplies of a node are summed)",
+    )
+    source_remote: bool = _setting(
+        "source.remote",
+        True,
+        None,
+        "take this node's wall power from another jobwatt, where remote.url names one",
+    )
+    remote_url: str = _setting(
+        "remote.url",
+        "",
+        str,
+        "metrics page of the jobwatt that reads this node's meter or BMC",
+    )
+    remote_node: str = _setting(
+        "remote.node", "", str, "this node's name there (default the host name up to its first dot)"
+    )
+    remote_interval: int = _setting(
+        "remote.interval", "5s", positive_duration, "time between two questions"
+    )
+    remote_credentials: Path | None = _setting(
+        "remote.credentials",
+        "",
+        optional_file,
+        "file with USER:PASSWORD, readable by its owner only",
+    )
+    remote_ca_file: Path | None = _setting(
+        "remote.ca-file", "", optional_file, "certificates that the other side's is checked against"
+    )
+    source_bmc: bool = _setting(
+        "source.bmc", True, None, "ask the BMC, where bmc.ipmi or bmc.redfish says how"
+    )
+    bmc_ipmi: str = _setting(
+        "bmc.ipmi",
+        "",
+        choice("", "auto", "ipmitool", "ipmi-dcmi", "ipmiutil"),
+        "ask this node's own BMC in-band through this tool; auto takes the first that is there",
+    )
+    bmc_redfish: str = _setting("bmc.redfish", "", str, "https URL of this node's BMC")
+    bmc_credentials: Path | None = _setting(
+        "bmc.credentials", "", optional_file, "file with USER:PASSWORD, readable by its owner only"
+    )
+    bmc_ca_file: Path | None = _setting(
+        "bmc.ca-file", "", optional_file, "certificates that the BMC's is checked against"
+    )
+    bmc_verify: bool = _setting("bmc.verify", True, None, "check the BMC's certificate")
+    bmc_interval: int = _setting(
+        "bmc.interval", "10s", positive_duration, "time between two questions, 10s to 60s"
+    )
+    bmc_timeout: int = _setting(
+        "bmc.timeout", "20s", positive_duration, "a question that takes longer is given up"
+    )
+    bmc_includes_gpu: bool = _setting(
+        "bmc.includes-gpu", True, None, "the BMC's power includes the GPUs"
+    )
+    source_hwmon: bool = _setting(
+        "source.hwmon", True, None, "read hwmon: ACPI power meters, NVIDIA Grace, amd_energy"
+    )
+    hwmon_includes_gpu: bool = _setting(
+        "hwmon.includes-gpu", True, None, "the ACPI power meter's power includes the GPUs"
+    )
+    source_estimate: bool = _setting(
+        "source.estimate", True, None, "estimate CPU and memory where no sensor can be read"
+    )
+    estimate_tdp: str = _setting(
+        "estimate.tdp", "", str, "the CPUs' thermal design power in W (default: by the CPU's name)"
+    )
     slurm_slice: str = _setting(
         "slurm.slice",
         "system.slice",

@@ -12,12 +12,16 @@ import psutil
 
 from . import agent
 from .meter import measure
-from .model import NS_PER_S, Step
+from .model import ESTIMATES, NS_PER_S, Kind, Step
 
 if TYPE_CHECKING:
     from .config import Config
-    from .model import Snapshot
+    from .model import Delta, Snapshot
     from .sampler import Sampler
+
+
+# As long as a BMC may take by default (bmc.timeout), and some more.
+_PATIENCE_S = 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,14 @@ class Findings:
     What an examination found; one line per entry.
 
     Attributes:
-        measured: devices and their power now.
+        measured: devices and their power now; estimated: the same from a model, where there is no sensor.
         problems: what is not measured, why, and what mends it.
         jobs: jobs on this node and who says whose they are.
         notes: hooks, controller, state directory.
     """
 
     measured: tuple[str, ...]
+    estimated: tuple[str, ...]
     problems: tuple[str, ...]
     jobs: tuple[str, ...]
     notes: tuple[str, ...]
@@ -46,28 +51,53 @@ class Findings:
 def examine(config: Config, sampler: Sampler) -> Findings:
     """Take two samples and look at what came."""
     first = sampler.take(full=True, cause="tick")
+    _await_slow(sampler)
     time.sleep(max(config.sample_interval, NS_PER_S // 2) / NS_PER_S)
     second = sampler.take(full=True, cause="tick")
     return Findings(
-        measured=_measured(config, first, second),
+        measured=_devices(config, first, second, estimated=False),
+        estimated=_devices(config, first, second, estimated=True),
         problems=tuple(dict.fromkeys(failure.message for failure in second.failures)),
         jobs=_jobs(second),
         notes=tuple(_notes(config)),
     )
 
 
-def _measured(config: Config, first: Snapshot, second: Snapshot) -> tuple[str, ...]:
+def _await_slow(sampler: Sampler) -> None:
+    """A sensor that is asked in the background (a BMC) has its first answer, or has given up."""
+    until_s = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until_s and any(
+        getattr(source, "pending", False) for source in sampler.sources
+    ):
+        time.sleep(0.1)
+
+
+def _devices(
+    config: Config, first: Snapshot, second: Snapshot, *, estimated: bool
+) -> tuple[str, ...]:
+    powers = {r.device.id: r.value for r in second.readings if r.kind is Kind.POWER}
     cursors = measure({}, first.readings, agent.gap_ns(config)).cursors
     lines = []
     for delta in measure(cursors, second.readings, max(agent.gap_ns(config), 3 * NS_PER_S)).booked:
         device = delta.device
-        watts = f"{delta.energy_uj * 1000 / delta.dt_ns:9.1f} W" if delta.dt_ns else "        ?  "
-        how = "" if delta.step is Step.NORMAL else f"  ({delta.step})"
-        part = "" if device.summed else "  inside another zone: shown, not added"
+        if (device.source in ESTIMATES) is not estimated:
+            continue
+        watts = _watts(delta, powers.get(device.id))
+        how = f"  ({delta.step})" if delta.dt_ns and delta.step is not Step.NORMAL else ""
+        part = "" if device.summed else "  inside another: shown, not added"
+        if device.node:
+            part = f"  feeds {device.node}"
         lines.append(
             f"{watts}  {device.domain:<4} {device.source}: {device.name or device.id}{how}{part}"
         )
     return tuple(lines)
+
+
+def _watts(delta: Delta, power_uw: int | None) -> str:
+    """Power over the two samples; what a slow sensor said last, where it has said nothing new."""
+    if delta.dt_ns:
+        return f"{delta.energy_uj * 1000 / delta.dt_ns:9.1f} W"
+    return "        ?  " if power_uw is None else f"{power_uw / 1e6:9.1f} W"
 
 
 def _jobs(snapshot: Snapshot) -> tuple[str, ...]:
@@ -110,6 +140,7 @@ def as_text(found: Findings) -> str:
     """For a person."""
     blocks = [
         ("measured", found.measured or ("nothing",)),
+        *([("estimated, for want of a sensor", found.estimated)] if found.estimated else []),
         ("not measured", found.problems or ("everything that is switched on is measured",)),
         ("jobs", found.jobs or ("no job on this node",)),
         ("notes", found.notes or ("none",)),

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 from .attribute import SYSTEM, UNALLOCATED
 from .interval import GpuUse
 from .metrics import CATALOGUE, Metric
-from .model import NS_PER_S, Domain, JobMeta, Snapshot
+from .model import ESTIMATES, NS_PER_S, Domain, JobMeta, Snapshot
 
 if TYPE_CHECKING:
     from .idle import Idle
     from .totals import JobTotals, Totals
+
+# A component is fed by a source that has given a reading of it within this time; its age is told for longer.
+FEEDS_NS, _AGE_NS = 120 * NS_PER_S, 3600 * NS_PER_S
 
 Values = tuple[str, ...]
 Rows = dict[Values, str]  # label values -> exact decimal
@@ -86,6 +89,15 @@ class JobView:
             for uuid, more in part.gpus.items():
                 merged[uuid] = merged.get(uuid, GpuUse()) + more
         return merged
+
+    def fed_ns(self) -> dict[tuple[str, str], int]:
+        """Time by component and source: that of the part that has most, since two slurmd share one time."""
+        fed: dict[tuple[str, str], int] = {}
+        for part in self.parts:
+            for key, ns in part.fed_ns.items():
+                domain, _, source = key.partition("/")
+                fed[domain, source] = max(fed.get((domain, source), 0), ns)
+        return fed
 
     def coverage(self, now: Snapshot) -> float | None:
         """Share of its seconds that were measured; None where its start is not known."""
@@ -162,6 +174,9 @@ def _job_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
     coverage = job.coverage(view.snapshot)
     if coverage is not None:
         page["jobwatt_job_coverage_ratio"][labels] = f"{coverage:.6f}"
+    for (component, source), ns in job.fed_ns().items():
+        row = (*labels, component, source, quality(source))
+        page["jobwatt_job_component_measured_seconds_total"][row] = _nano(ns)
     _job_gpu_rows(page, job, view)
     if job.running:
         _running_rows(page, job)
@@ -223,8 +238,42 @@ def _node_rows(page: dict[str, Rows], view: View) -> None:
         page["jobwatt_node_memory_total_bytes"][()] = str(node.mem_total_bytes)
     if node.mem_used_bytes is not None:
         page["jobwatt_node_memory_used_bytes"][()] = str(node.mem_used_bytes)
-    if Domain.OTHER in totals.node:
-        page["jobwatt_residual_energy_joules_total"][()] = _micro(totals.residual_uj)
+    _wall_rows(page, view)
+    _component_rows(page, view)
+
+
+def _wall_rows(page: dict[str, Rows], view: View) -> None:
+    """The wall meter against the components' sensors."""
+    wall = view.totals.wall
+    if Domain.OTHER in view.totals.node:
+        page["jobwatt_residual_energy_joules_total"][()] = _micro(view.totals.residual_uj)
+    if wall.compared.dt_ns:
+        reconciled = page["jobwatt_reconciled_energy_joules_total"]
+        reconciled[("wall",)] = _micro(wall.compared.wall_uj)
+        reconciled[("components",)] = _micro(wall.compared.parts_uj)
+    shown = wall.shown
+    if wall.speaks(view.snapshot.t_ns) and shown.wall_uj > 0:
+        page["jobwatt_wall_seen_ratio"][()] = f"{shown.parts_uj / shown.wall_uj:.6f}"
+        if shown.parts_uj:
+            balance = shown.wall_uj / shown.parts_uj - 1
+            page["jobwatt_wall_balance_ratio"][()] = f"{balance:.6f}"
+
+
+def _component_rows(page: dict[str, Rows], view: View) -> None:
+    """Which source feeds each component, and how well."""
+    for (domain, source), fed in view.totals.fed.items():
+        row = (str(domain), source, quality(source))
+        page["jobwatt_component_measured_seconds_total"][row] = _nano(fed.ns)
+        age_ns = view.snapshot.t_ns - fed.t_ns
+        if fed.t_ns and age_ns < FEEDS_NS:
+            page["jobwatt_component_info"][row] = "1"
+        if fed.t_ns and age_ns < _AGE_NS:
+            page["jobwatt_component_age_seconds"][str(domain), source] = _nano(max(age_ns, 0))
+
+
+def quality(source: str) -> str:
+    """``estimated`` for a source that computes its figures from a model, else ``measured``."""
+    return "estimated" if source in ESTIMATES else "measured"
 
 
 _OWNER_METRIC = {
@@ -250,10 +299,16 @@ def _device_rows(page: dict[str, Rows], view: View) -> None:
             page["jobwatt_rapl_energy_joules_total"][device.name, device_id] = _micro(
                 totals.energy_uj
             )
-        elif device.domain is Domain.NODE:
+        elif device.node:
+            row = (device.source, device.name or device_id, device.node)
+            page["jobwatt_meter_energy_joules_total"][row] = _micro(totals.energy_uj)
+        elif device.domain is Domain.NODE and device.summed:
             page["jobwatt_wall_energy_joules_total"][device.source, device.name or device_id] = (
                 _micro(totals.energy_uj)
             )
+        elif device.source == "hwmon":
+            chip, _, sensor = device.name.partition(":")
+            page["jobwatt_hwmon_energy_joules_total"][chip, sensor] = _micro(totals.energy_uj)
         if device.summed and device_id in powers:
             row = (str(device.domain), device_id, view.idle.origin(device_id))
             page["jobwatt_idle_power_watts"][row] = _micro(powers[device_id])

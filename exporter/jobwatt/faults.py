@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from .model import NS_PER_S, Failure
+from .wall import BELOW_NS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .model import Failure
+    from .wall import Wall
 
 log = logging.getLogger(__name__)
 
@@ -34,3 +37,24 @@ class FaultLog:
         for source, reason, device in self._said.keys() - now.keys():
             log.info("%s: %s is over%s", source, reason, f" ({device})" if device else "")
         self._said = now
+
+
+def wall_mismatch(wall: Wall) -> tuple[Failure, ...]:
+    """The fault of a meter that has shown less than the components' own sensors for a while; () where all is well."""
+    block = wall.shown
+    if wall.below_ns < BELOW_NS or not block.dt_ns:
+        return ()
+    meter_w, parts_w = (
+        uj * NS_PER_S // block.dt_ns // 1_000_000 for uj in (block.wall_uj, block.parts_uj)
+    )
+    without = "CPUs, memory and GPUs" if wall.includes_gpu else "CPUs and memory"
+    mend = (
+        f"set {wall.source}.includes-gpu to false if its power leaves the GPUs out, or have it sum all of the node's power supplies"
+        if wall.includes_gpu
+        else "have it sum all of the node's power supplies"
+    )
+    message = (
+        f"{wall.source}: the meter shows {meter_w} W while {without} alone draw {parts_w} W: "
+        f"it does not feed all of the node. {mend[0].upper()}{mend[1:]}"
+    )
+    return (Failure(wall.source, "below_components", message, wall.meter),)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .attribute import Attribution, attribute, split
-from .model import Device, Domain, Job, Snapshot, Step
+from .attribute import Attribution, Beyond, attribute, split
+from .model import ESTIMATES, Device, Domain, Job, Snapshot, Step
 from .pools import Pools, Waiting, gpu_states, holders
 from .presence import Attendance, Carry, Presence, attendance
+from .wall import Charge, Wall, charged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ class GpuUse:
 class JobEntry:
     """
     What one interval adds to a job's account. ``held_ns``: how long it was there; ``measured_ns``: how
-    much of that was measured.
+    much of that was measured; ``fed``: which source fed each component meanwhile.
     """
 
     job: Job
@@ -66,6 +67,7 @@ class JobEntry:
     energy_uj: Mapping[Domain, int]
     gpus: Mapping[str, GpuUse]
     ended: bool
+    fed: Mapping[Domain, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Settlement:
         node_uj: what the devices measured, computed apart from the split.
         renamed: former key -> key of jobs whose cgroup came to light.
         waiting: claims on devices that were not read, for the next interval.
+        wall: the account with the wall meter; residual_uj: by how much the components exceeded it.
+        fed_ns: for how long each source fed each component.
     """
 
     dt_ns: int = 0
@@ -87,38 +91,55 @@ class Settlement:
     renamed: Mapping[str, str] = field(default_factory=dict)
     carry: Carry = field(default_factory=Carry)
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    wall: Wall = field(default_factory=Wall)
+    residual_uj: int = 0
+    fed_ns: Mapping[tuple[Domain, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """
+    What an interval begins with.
+
+    Attributes:
+        snapshot: the one at its start, of the same boot; None if there was none.
+        carry, waiting, wall: of the last interval's settlement.
+    """
+
+    snapshot: Snapshot | None = None
+    carry: Carry = field(default_factory=Carry)
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    wall: Wall = field(default_factory=Wall)
 
 
 def settle(
-    before: Snapshot | None,
+    start: Before,
     now: Snapshot,
     deltas: Sequence[Delta],
     silent: Iterable[Device],
     idle_uw: Mapping[str, int],
-    carry: Carry,
-    waiting: Mapping[str, Waiting],
     regular_ns: int,
 ) -> Settlement:
     """
-    Charge the energy of ``deltas`` to those who were there between ``before`` and ``now``.
+    Charge the energy of ``deltas`` to those who were there between ``start`` and ``now``.
 
     Args:
-        before: the snapshot at the interval's start, of the same boot; None if there was none.
         silent: devices with a counter that were not read this time.
         idle_uw: idle power by device id, where known.
-        carry, waiting: of the last interval's settlement.
         regular_ns: in a longer interval than this nobody can say whether a GPU was idle.
     """
+    before, waiting = start.snapshot, start.waiting
     if before is None:
-        return Settlement(carry=carry)
-    who = attendance(before, now, carry)
+        return Settlement(carry=start.carry, wall=charged(start.wall, deltas, 0, now.t_ns).wall)
+    who = attendance(before, now, start.carry)
     states = gpu_states(before, now)
     pools = Pools(now, who, idle_uw, states, holders(who.present, states), waiting, regular_ns)
     summed = [delta for delta in deltas if delta.device.summed]
-    walls = {d.device.id: d.energy_uj for d in summed if d.device.domain is Domain.NODE}
-    attribution = attribute(
-        [pools.of(d) for d in summed if d.device.domain is not Domain.NODE], walls
-    )
+    parts = [delta for delta in summed if delta.device.domain is not Domain.NODE]
+    charge = charged(start.wall, deltas, who.dt_ns, now.t_ns)
+    attribution = attribute([pools.of(delta) for delta in parts], _beyond(charge))
+    measured = _measured(parts)
+    feeds = _feeds(parts, charge, now.t_ns)
     seen = {state.uuid: state for state in now.gpus} if who.dt_ns <= regular_ns else {}
     late = {
         key: job
@@ -129,12 +150,15 @@ def settle(
     return Settlement(
         dt_ns=who.dt_ns,
         attribution=attribution,
-        jobs=_Entries(attribution, states, seen, _measured(summed)).of(who, late),
-        node_uj=_node(summed),
+        jobs=_Entries(attribution, states, seen, measured, feeds).of(who, late),
+        node_uj=_node(parts, charge),
         busy_ns=who.busy_ns,
         renamed=who.renamed,
         carry=who.carry,
         waiting={device.id: pools.keep(device) for device in silent if _can_wait(device)},
+        wall=charge.wall,
+        residual_uj=charge.residual_uj,
+        fed_ns=_fed_ns(parts, charge),
     )
 
 
@@ -142,15 +166,44 @@ def _can_wait(device: Device) -> bool:
     return device.summed and device.domain is not Domain.NODE
 
 
-def _node(deltas: Iterable[Delta]) -> dict[Domain, int]:
+def _beyond(charge: Charge) -> Beyond | None:
+    if charge.other_uj is None:
+        return None
+    return Beyond(charge.wall.meter, charge.other_uj, charge.wall.includes_gpu)
+
+
+def _node(parts: Iterable[Delta], charge: Charge) -> dict[Domain, int]:
     """Energy by component; OTHER is what the wall saw beyond them."""
     node: dict[Domain, int] = {}
-    for delta in deltas:
+    for delta in parts:
         node[delta.device.domain] = node.get(delta.device.domain, 0) + delta.energy_uj
-    wall_uj = node.pop(Domain.NODE, None)
-    if wall_uj is not None:
-        node[Domain.OTHER] = max(wall_uj - sum(node.values()), 0)
+    if charge.other_uj is not None:
+        node[Domain.OTHER] = charge.other_uj
     return node
+
+
+def _fed_ns(parts: Iterable[Delta], charge: Charge) -> dict[tuple[Domain, str], int]:
+    """For how long each source fed a component: no longer than the least of its devices (two sockets are one time)."""
+    fed: dict[tuple[Domain, str], int] = {}
+    for delta in parts:
+        key = (delta.device.domain, delta.device.source)
+        known_ns = delta.dt_ns if _is_known(delta) else 0
+        fed[key] = min(fed.get(key, known_ns), known_ns)
+    if charge.wall.meter:
+        fed[Domain.OTHER, charge.wall.source] = charge.window_ns
+    return fed
+
+
+def _feeds(parts: Iterable[Delta], charge: Charge, t_ns: int) -> dict[Domain, str]:
+    """The source of each component in this interval; of a meter that speaks seldom, while it is believed."""
+    feeds = {d.device.domain: d.device.source for d in parts if _is_known(d)}
+    if charge.wall.window_ns and charge.wall.speaks(t_ns):
+        feeds[Domain.OTHER] = charge.wall.source
+    return feeds
+
+
+def _is_known(delta: Delta) -> bool:
+    return delta.step in _PLAIN or (delta.step is Step.GAP and delta.energy_uj > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +215,7 @@ class _Measured:
 
 
 def _measured(deltas: Sequence[Delta]) -> _Measured:
-    known = {d.device: d.step in _PLAIN or (d.step is Step.GAP and d.energy_uj > 0) for d in deltas}
+    known = {d.device: _is_known(d) and d.device.source not in ESTIMATES for d in deltas}
     gpus = {device.id: ok for device, ok in known.items() if device.domain is Domain.GPU}
     host = [ok for device, ok in known.items() if device.domain is not Domain.GPU]
     return _Measured(bool(known) and all(host), gpus)
@@ -176,6 +229,7 @@ class _Entries:
     states: Mapping[str, GpuState]
     seen: Mapping[str, GpuState]
     measured: _Measured
+    feeds: Mapping[Domain, str]
 
     def of(self, who: Attendance, late: Mapping[str, Job]) -> dict[str, JobEntry]:
         """Entries of those present, and of those who left before a silent device spoke again."""
@@ -206,6 +260,7 @@ class _Entries:
             energy,
             gpus,
             presence.ended,
+            self._fed(held),
         )
 
     def _held(self, job: Job) -> dict[str, dict[str, int]]:
@@ -215,6 +270,12 @@ class _Entries:
             parent = self.states[uuid].parent if uuid in self.states else ""
             by_device.setdefault(parent or uuid, {})[uuid] = slices
         return by_device
+
+    def _fed(self, held: Mapping[str, object]) -> Mapping[Domain, str]:
+        """What feeds the components that the job has a part of."""
+        if held and all(self.measured.gpus.get(uuid, False) for uuid in held):
+            return self.feeds
+        return {domain: source for domain, source in self.feeds.items() if domain is not Domain.GPU}
 
     def _is_measured(self, gpus: Iterable[str]) -> bool:
         """Whether all that a job is charged for was measured: the host, and the GPUs it holds."""

@@ -21,13 +21,12 @@ import logging
 import os
 import sqlite3
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .bookrows import Book, book_of, cursor_of, devices_of, dumps, job_of, plain_totals
 from .model import Device
 from .record import decode, encode
-from .totals import JobTotals, Totals
+from .totals import JobTotals, Totals, rebooted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +99,7 @@ class Ledger:
             return Book()
         if book.last is None or book.last.boot_id == boot_id:
             return book
-        return Book(replace(book.totals, jobs={}) if clean else Totals(), learnt=book.learnt)
+        return Book(rebooted(book.totals) if clean else Totals(), learnt=book.learnt)
 
     def commit(self, book: Book) -> None:
         """Write everything in one transaction; a failure is noted in ``fault`` and tried again next time."""

@@ -23,6 +23,10 @@ Cursors = dict[tuple[str, Kind], Reading]
 # the counter began again in between.
 ANY_EPOCH = -1
 
+# A slow sensor's reading is late after two and a half of its own intervals, as one of the sampling is
+# (agent.py); in halves, to stay with integers.
+_LATE = 5
+
 # A counter that seems to have wrapped but implies more than this many times the device's greatest
 # power has begun again instead (kexec, module reload). Ten, because dt of two readings a moment
 # apart is uncertain by as much as a counter's own update period (1 ms for RAPL).
@@ -74,6 +78,7 @@ def delta(before: Reading | None, now: Reading, regular_ns: int) -> Delta:
     if before is None:
         return Delta(now.device, 0, 0, Step.FIRST)
     dt_ns = now.t_ns - before.t_ns
+    regular_ns = max(regular_ns, _LATE * now.every_ns // 2)
     if before.epoch not in {now.epoch, ANY_EPOCH} or dt_ns < 0:
         return Delta(now.device, 0, max(dt_ns, 0), Step.RESET)
     if now.kind is Kind.POWER:

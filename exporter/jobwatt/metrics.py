@@ -31,6 +31,8 @@ class Metric:
 JOB = ("jobid", "user", "account", "partition")
 JOB_GPU = (*JOB, "gpu", "uuid")
 GPU = ("gpu", "uuid")
+METER = ("source", "meter", "node")
+GRID = ("zone", "source", "scope", "kind")
 
 _C, _G = Type.COUNTER, Type.GAUGE
 
@@ -289,6 +291,124 @@ _ALL = (
         _G,
         "Power a meter outside the chips measured.",
         ("source", "meter"),
+    ),
+    Metric(
+        "jobwatt_wall_seen_ratio",
+        _G,
+        "Share of the wall meter's energy that the components' own sensors saw, over the last minute or more.",
+    ),
+    Metric(
+        "jobwatt_wall_balance_ratio",
+        _G,
+        "By how much the wall meter exceeds the components' own sensors, over the last minute or more: 0.16 is 16 % more.",
+    ),
+    Metric(
+        "jobwatt_reconciled_energy_joules_total",
+        _C,
+        "Energy over the same stretches of time as the wall meter saw it (part wall) and as the components' sensors did (part components).",
+        ("part",),
+    ),
+    # meters that a host or a proxy reads for other nodes
+    Metric(
+        "jobwatt_meter_energy_joules_total",
+        _C,
+        "Energy of a meter's port, or of a BMC, that this process reads, and the node it feeds.",
+        METER,
+    ),
+    Metric(
+        "jobwatt_meter_power_watts",
+        _G,
+        "Power of a meter's port, or of a BMC, that this process reads, and the node it feeds.",
+        METER,
+    ),
+    Metric(
+        "jobwatt_meter_reading_timestamp_seconds",
+        _G,
+        "Unix time of the meter's last good reading.",
+        METER,
+    ),
+    Metric(
+        "jobwatt_meter_up",
+        _G,
+        "1 while the meter or the BMC delivers, 0 while it does not.",
+        METER,
+    ),
+    Metric(
+        "jobwatt_wattmeter_frames_total",
+        _C,
+        "Frames of the wattmeter by what became of them (ok, repeated, bad, blank).",
+        ("outcome",),
+    ),
+    # hwmon
+    Metric(
+        "jobwatt_hwmon_energy_joules_total",
+        _C,
+        "Energy of a hwmon sensor (power integrated, or the kernel's counter).",
+        ("chip", "sensor"),
+    ),
+    Metric("jobwatt_hwmon_power_watts", _G, "Power of a hwmon sensor.", ("chip", "sensor")),
+    # the estimate
+    Metric(
+        "jobwatt_estimate_info",
+        _G,
+        "The model that stands in for sensors, and what it assumes; always 1.",
+        ("cpu", "tdp_watts", "basis"),
+    ),
+    # how good each component's figures are
+    Metric(
+        "jobwatt_component_info",
+        _G,
+        "Which source feeds the component now, and whether it measures or estimates; always 1.",
+        ("component", "source", "quality"),
+    ),
+    Metric(
+        "jobwatt_component_age_seconds",
+        _G,
+        "Age of the reading behind the component's energy, at the time of the snapshot.",
+        ("component", "source"),
+    ),
+    Metric(
+        "jobwatt_component_measured_seconds_total",
+        _C,
+        "Time for which the source fed the component; its rate is the component's coverage.",
+        ("component", "source", "quality"),
+    ),
+    Metric(
+        "jobwatt_job_component_measured_seconds_total",
+        _C,
+        "Time of the job for which the source fed the component: over its run time, the component's coverage.",
+        (*JOB, "component", "source", "quality"),
+    ),
+    # the grid (`jobwatt grid`)
+    Metric(
+        "jobwatt_grid_carbon_intensity_grams_per_kwh",
+        _G,
+        "CO2e per kWh of electricity. scope: lifecycle or direct; kind: average or marginal.",
+        GRID,
+    ),
+    Metric(
+        "jobwatt_grid_reading_timestamp_seconds",
+        _G,
+        "Unix time that the intensity is of (for a yearly figure the year's end).",
+        GRID,
+    ),
+    Metric(
+        "jobwatt_grid_stale",
+        _G,
+        "1 while the intensity is older than its source should be, 0 otherwise.",
+        GRID,
+    ),
+    Metric(
+        "jobwatt_grid_polls_total",
+        _C,
+        "Questions asked of a source of carbon intensity, by outcome.",
+        ("source", "outcome"),
+    ),
+    Metric(
+        "jobwatt_grid_chosen",
+        _G,
+        "1 for the intensity that is in use for the zone: the first source in order that is fresh, else the yearly table.",
+        GRID,
     ),
     # the measuring itself
     Metric("jobwatt_source_up", _G, "1 while the source delivers.", ("source",)),

@@ -50,6 +50,9 @@ class Device:
         summed: False where its energy is already inside another device's (core in package,
             package in psys): exported, never added.
         cpus: logical CPU numbers of the socket it feeds; empty where that is not known.
+        node: the node that a meter (domain NODE) feeds; "" for this one. A meter of another node is
+            exported for it and never summed here.
+        includes_gpu: whether a meter of the node (domain NODE) sees the GPUs too.
     """
 
     domain: Domain
@@ -59,6 +62,12 @@ class Device:
     name: str = ""
     summed: bool = True
     cpus: frozenset[int] = frozenset()
+    node: str = ""
+    includes_gpu: bool = True
+
+
+# Sources whose figures are computed from a model and not read from a sensor.
+ESTIMATES = frozenset({"estimate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,9 @@ class Reading:
             before a wrap could go unseen (0: not known).
         epoch: changes when the counter began again (driver reload, GPU reset): no delta is
             taken across two epochs.
+        every_ns: how far apart the device's readings are where that is more than the sampling
+            interval (a BMC that is asked every 10 s); 0: one each sample. A source gives its last
+            reading again, with the same ``t_ns``, until it has a new one.
     """
 
     device: Device
@@ -83,6 +95,7 @@ class Reading:
     wrap_uj: int = 0
     max_power_uw: int = 0
     epoch: int = 0
+    every_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ names of jobs are whatever a user typed. A mark never relies on colour alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
@@ -96,6 +96,8 @@ class PageView:
         watts: power now by component (cpu, dram, gpu, other); a component that is not measured
             is not in it.
         problems: what is not measured and why, one line each.
+        feeds: a word on where a component's figures come from, where they are not its own sensors'.
+        balance: the wall meter over the components' own sensors, less 1; None without a meter.
     """
 
     node: str
@@ -107,6 +109,8 @@ class PageView:
     unallocated: Share
     sources: tuple[SourceRow, ...] = ()
     problems: tuple[str, ...] = ()
+    feeds: Mapping[str, str] = field(default_factory=dict)
+    balance: float | None = None
 
 
 def power(watts: float | None) -> str:
@@ -198,12 +202,21 @@ def _node(view: PageView) -> Iterator[str]:
     yield f'<p class="total">{power(total)}</p><div class="bars">'
     yield "<table><caption>where it is drawn</caption><tbody>"
     for key, name in _COMPONENTS:
-        yield _bar(name, view.watts.get(key), total, "not measured")
+        yield _bar(name, view.watts.get(key), total, "not measured", _text(view.feeds.get(key, "")))
     yield "</tbody></table><table><caption>who it is for</caption><tbody>"
     for name, watts, joules in owners:
         note = "" if joules is None else f"{energy(joules)} so far"
         yield _bar(name, watts, total, "unknown", note)
-    yield "</tbody></table></div></section>"
+    yield f"</tbody></table></div>{_balance(view.balance)}</section>"
+
+
+def _balance(balance: float | None) -> str:
+    """How the wall meter compares, in words: below the sensors is a fault of one of them."""
+    if balance is None:
+        return ""
+    how = "more" if balance >= 0 else "less"
+    share = f"{abs(100 * balance):.1f} % {how}"
+    return f'<p class="legend">The wall meter shows {share} than the chips\' own sensors.</p>'
 
 
 def _bar(name: str, watts: float | None, total: float | None, absent: str, note: str = "") -> str:

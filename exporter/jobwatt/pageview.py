@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .attribute import SYSTEM, UNALLOCATED
-from .exposition import JobView, View, jobs
-from .model import NS_PER_S, UJ_PER_J
+from .exposition import FEEDS_NS, JobView, View, jobs
+from .model import ESTIMATES, NS_PER_S, UJ_PER_J, Domain
 from .page import JobRow, PageView, Share, SourceRow
 from .totals import by_owner
 
@@ -38,7 +38,28 @@ def page_view(view: View | None) -> PageView:
         unallocated=_share(view, UNALLOCATED),
         sources=tuple(SourceRow(source.name, source.up, source.message) for source in view.sources),
         problems=_problems(view),
+        feeds=_feeds(view),
+        balance=_balance(view),
     )
+
+
+def _feeds(view: View) -> dict[str, str]:
+    """Estimates are said to be such; and which meter tells what the chips do not show."""
+    said = {}
+    for (domain, source), fed in view.totals.fed.items():
+        if fed.t_ns and view.snapshot.t_ns - fed.t_ns < FEEDS_NS:
+            if source in ESTIMATES:
+                said[str(domain)] = "estimated, not measured"
+            elif domain is Domain.OTHER:
+                said[str(domain)] = f"seen by {source}"
+    return said
+
+
+def _balance(view: View) -> float | None:
+    wall = view.totals.wall
+    if not wall.speaks(view.snapshot.t_ns) or not wall.shown.parts_uj:
+        return None
+    return wall.shown.wall_uj / wall.shown.parts_uj - 1
 
 
 def _order(job: JobView) -> tuple[bool, str]:

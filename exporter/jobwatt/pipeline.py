@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from .bookrows import Book, trimmed
 from .idle import Idle, observed
-from .interval import settle
+from .interval import Before, settle
 from .meter import ANY_EPOCH, Cursors, measure
+from .model import ESTIMATES
 from .presence import Carry
 from .totals import Totals, applied
+from .wall import Wall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,15 +70,17 @@ class Pipeline:
         """Charge the interval since the last snapshot, commit it, and return the new totals."""
         if self._last is not None and self._last.boot_id != now.boot_id:
             self._last, self._cursors, self._waiting = None, {}, {}
+            self.totals = replace(self.totals, wall=Wall(compared=self.totals.wall.compared))
+        self._forget_estimated(now)
         metered = measure(self._cursors, now.readings, self.regular_ns)
         read = {delta.device.id for delta in metered.booked}
         silent = {
             r.device.id: r.device for r in metered.cursors.values() if r.device.id not in read
         }
+        start = Before(self._last, self._carry, self._waiting, self.totals.wall)
         settled = settle(
-            self._last, now, metered.booked, silent.values(), self.idle.power_uw(), self._carry, self._waiting,
-            self.regular_ns,
-        )  # fmt: skip
+            start, now, metered.booked, silent.values(), self.idle.power_uw(), self.regular_ns
+        )
         self.totals = applied(self.totals, settled, metered, now, self.linger_ns)
         self.idle = observed(self.idle, settled, metered, self._last, now)
         self._cursors, self._carry, self._last = metered.cursors, settled.carry, now
@@ -91,3 +95,13 @@ class Pipeline:
             )
         )
         return self.totals
+
+    def _forget_estimated(self, now: Snapshot) -> None:
+        """A counter does not bridge a time that was estimated meanwhile: it would be charged twice."""
+        estimated = {r.device.domain for r in now.readings if r.device.source in ESTIMATES}
+        if estimated:
+            self._cursors = {
+                key: r
+                for key, r in self._cursors.items()
+                if r.device.domain not in estimated or r.device.source in ESTIMATES
+            }

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 
 from .exposition import SourceStatus
 from .faults import FaultLog
-from .model import Failure, GpuState, Job, JobMeta, Sample, Snapshot, SourceResult
+from .model import (
+    ESTIMATES,
+    Domain,
+    Failure,
+    GpuState,
+    Job,
+    JobMeta,
+    Sample,
+    Snapshot,
+    SourceResult,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +56,7 @@ class Sampler:
     _used_gpus: dict[str, dict[str, int]] = field(default_factory=dict)
     _clock_offset: float | None = None
     _asked: dict[str, int] = field(default_factory=dict)
+    _has_sensors: bool = False
 
     def take(self, *, full: bool, cause: str) -> Snapshot:
         """Read everything now; ``cause`` is why (``tick``, ``event``)."""
@@ -87,8 +98,11 @@ class Sampler:
     # --- sources -------------------------------------------------------------------------------
 
     def _read_sources(self, *, full: bool) -> list[SourceResult]:
-        results, status = [], []
+        results: list[SourceResult] = []
+        status: list[SourceStatus] = []
         for source in self.sources:
+            if source.name in ESTIMATES and self._measured(results):
+                continue
             started = time.perf_counter()
             result = source.read(full=full)
             took_s = time.perf_counter() - started
@@ -101,6 +115,19 @@ class Sampler:
         if full or not self.status:
             self.status = tuple(status)
         return results
+
+    def _measured(self, results: Iterable[SourceResult]) -> bool:
+        """
+        Whether CPUs have a sensor: then they are never estimated, not even while it is silent, for its
+        counter bridges that time.
+        """
+        if not self._has_sensors:
+            self._has_sensors = any(
+                reading.device.domain is Domain.CPU and reading.device.summed
+                for result in results
+                for reading in result.readings
+            )
+        return self._has_sensors
 
     def _own_events(self, cause: str, wall_s: float, t_ns: int) -> list[Sample]:
         """What is counted about the measuring itself."""

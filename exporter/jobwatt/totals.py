@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from .attribute import SYSTEM, UNALLOCATED
 from .interval import GpuUse
 from .model import NS_PER_S, Device, Domain, Job, Sample, Snapshot, Step
+from .wall import Wall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,6 +49,7 @@ class JobTotals:
     A job's account on this node.
 
     ``seen_ns``: when it came to our attention; ``measured_ns``: how much of its time was measured;
+    ``fed_ns``: for how long which source fed which component (``cpu/rapl``);
     ``ended_ns``/``ended_s``: when it ended (0: it runs).
     """
 
@@ -60,6 +62,15 @@ class JobTotals:
     ended_ns: int = 0
     ended_s: int = 0
     mark: Mark = field(default_factory=Mark)
+    fed_ns: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """For how long a source has fed a component, and when it last did (CLOCK_BOOTTIME, of its reading)."""
+
+    ns: int = 0
+    t_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,18 @@ class Totals:
     gpu_index: Mapping[str, str] = field(default_factory=dict)  # of every GPU ever seen: a label
     busy_ns: int = 0
     residual_uj: int = 0
+    wall: Wall = field(default_factory=Wall)
+    fed: Mapping[tuple[Domain, str], Fed] = field(default_factory=dict)
+
+
+def rebooted(totals: Totals) -> Totals:
+    """What goes on after a reboot: sums do; jobs, and what is of a moment, do not."""
+    return replace(
+        totals,
+        jobs={},
+        wall=Wall(compared=totals.wall.compared),
+        fed={key: Fed(fed.ns) for key, fed in totals.fed.items()},
+    )
 
 
 def applied(
@@ -101,13 +124,15 @@ def applied(
         jobs=_jobs(totals.jobs, settled, now, linger_ns),
         owners=owners,
         node=node,
-        node_marks=_marks(totals.node_marks, node, now),
+        node_marks=_heard(_marks(totals.node_marks, node, now), settled, now),
         owner_marks=_marks(totals.owner_marks, by_owner(owners), now),
         devices=_devices(totals.devices, metered),
         counters=_counters(totals.counters, metered, now.events),
         gpu_index=_gpu_index(totals.gpu_index, now),
         busy_ns=totals.busy_ns + settled.busy_ns,
-        residual_uj=totals.residual_uj + settled.attribution.residual_uj,
+        residual_uj=totals.residual_uj + settled.residual_uj,
+        wall=settled.wall,
+        fed=_fed(totals.fed, settled, now),
     )
 
 
@@ -138,6 +163,38 @@ def _marks(was: Mapping[_K, Mark], energy: Mapping[_K, int], now: Snapshot) -> M
     if not now.full:
         return was
     return {key: was.get(key, Mark()).moved(uj, now.t_ns) for key, uj in energy.items()}
+
+
+def _heard(
+    marks: Mapping[Domain, Mark], settled: Settlement, now: Snapshot
+) -> Mapping[Domain, Mark]:
+    """A component of which nothing was heard has no power now, rather than one of 0."""
+    if not now.full or not settled.dt_ns:
+        return marks
+    return {
+        domain: mark if domain in settled.node_uj else replace(mark, power_uw=None)
+        for domain, mark in marks.items()
+    }
+
+
+def _fed(
+    was: Mapping[tuple[Domain, str], Fed], settled: Settlement, now: Snapshot
+) -> Mapping[tuple[Domain, str], Fed]:
+    """A component is as old as the oldest of the readings behind it."""
+    read: dict[tuple[Domain, str], int] = {}
+    for reading in now.readings:
+        if reading.device.summed:
+            device = reading.device
+            key = (_component(device.domain), device.source)
+            read[key] = min(read.get(key, reading.t_ns), reading.t_ns)
+    return {
+        key: Fed(was.get(key, Fed()).ns + settled.fed_ns.get(key, 0), read.get(key, was.get(key, Fed()).t_ns))
+        for key in {**was, **settled.fed_ns}
+    }  # fmt: skip
+
+
+def _component(domain: Domain) -> Domain:
+    return Domain.OTHER if domain is Domain.NODE else domain
 
 
 def _devices(was: Mapping[str, DeviceTotals], metered: Metered) -> dict[str, DeviceTotals]:
@@ -233,7 +290,13 @@ def _job(was: JobTotals | None, entry: JobEntry, now: Snapshot) -> JobTotals:
         ended_ns=(old.ended_ns or meta.end_ns or now.t_ns) if ended else 0,
         ended_s=(old.ended_s or meta.end_s or int(now.wall_s)) if ended else 0,
         mark=_job_mark(old.mark, sum(energy.values()), entry, now),
+        fed_ns=_fed_job(old.fed_ns, entry),
     )
+
+
+def _fed_job(was: Mapping[str, int], entry: JobEntry) -> Mapping[str, int]:
+    more = {f"{domain}/{source}": entry.held_ns for domain, source in entry.fed.items()}
+    return _summed(was, more) if more else was
 
 
 _NAMES = (

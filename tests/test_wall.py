@@ -1,0 +1,193 @@
+"""What a wall meter saw beyond the chips' sensors: settled exactly, smooth, and said where it cannot be."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobwatt.model import NS_PER_S, Delta, Device, Domain, Step
+from jobwatt.wall import BELOW_NS, PATIENCE_NS, Wall, charged
+
+S = NS_PER_S
+J = 10**6
+CPU = Device(Domain.CPU, "cpu", "rapl")
+GPU = Device(Domain.GPU, "gpu", "nvml")
+METER = Device(Domain.NODE, "wattmeter", "wattmeter")
+BMC = Device(Domain.NODE, "bmc", "bmc")
+
+
+def plain(device, energy_uj, dt_ns=S, step=Step.NORMAL):
+    return Delta(device, energy_uj, dt_ns, step)
+
+
+def first(device):
+    return Delta(device, 0, 0, Step.FIRST)
+
+
+class Account:
+    """Intervals one after another, and what they came to."""
+
+    def __init__(self):
+        self.wall, self.t_ns = Wall(), 1000 * S
+        self.others, self.residual_uj, self.parts_uj = [], 0, 0
+
+    def step(self, *deltas, dt_ns=S):
+        self.t_ns += dt_ns
+        charge = charged(self.wall, deltas, dt_ns, self.t_ns)
+        self.wall = charge.wall
+        self.others.append(charge.other_uj)
+        self.residual_uj += charge.residual_uj
+        self.parts_uj += sum(d.energy_uj for d in deltas if d.device.domain is not Domain.NODE)
+        return charge
+
+    @property
+    def other_uj(self):
+        return sum(other or 0 for other in self.others)
+
+
+def test_a_meter_read_at_each_sample_is_settled_at_once():
+    """What it saw beyond the components is charged in the same interval, to the microjoule."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    for extra in (1, 2_000_003, 0, 77):
+        assert account.step(plain(CPU, 100 * J), plain(METER, 100 * J + extra)).other_uj == extra
+    assert account.residual_uj == 0
+
+
+def test_a_slow_meter_is_smooth_and_owes_at_most_a_window():
+    """A BMC that answers every ten seconds: the same power each second, and in the long run node = wall."""
+    account = Account()
+    account.step(plain(CPU, 300 * J), first(BMC))
+    for second in range(1, 101):
+        news = plain(BMC, 10 * 350 * J, 10 * S) if second % 10 == 0 else plain(BMC, 0, 0)
+        account.step(plain(CPU, 300 * J), news)
+    assert account.others[:11] == [0] * 10 + [50 * J]
+    assert set(account.others[11:]) == {50 * J}
+    assert account.other_uj == 91 * 50 * J  # of 100 s: nine seconds are still to be charged
+    assert account.wall.credit_uj == 9 * 50 * J
+
+
+def test_a_deficit_of_one_window_is_paid_by_later_ones():
+    """A step in the load that the meter shows a second later: nothing is lost and nothing is a residual."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    account.step(plain(CPU, 500 * J), plain(METER, 110 * J))  # 390 J too little
+    account.step(plain(CPU, 500 * J), plain(METER, 900 * J))  # 400 J too much
+    account.step(plain(CPU, 500 * J), plain(METER, 510 * J))
+    assert account.others == [0, 0, 10 * J, 10 * J]
+    assert account.residual_uj == 0
+
+
+def test_a_meter_below_the_components_is_a_residual():
+    """It counts as 0, nobody is paid back, and all of it but one window's is said; after a minute it is a mismatch."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), first(METER))
+    for _ in range(100):
+        account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), plain(METER, 300 * J))
+    assert account.other_uj == 0
+    assert account.residual_uj == 100 * 500 * J - 800 * J
+    assert account.wall.below_ns == 100 * S > BELOW_NS
+    assert account.wall.shown.wall_uj < account.wall.shown.parts_uj
+    account.step(plain(CPU, 100 * J), plain(METER, 300 * J))
+    assert account.wall.below_ns == 0
+
+
+def test_a_meter_without_the_gpus_is_held_against_the_rest():
+    """`includes_gpu` off: the GPUs come on top, and OTHER is what is beyond CPUs and memory."""
+    account = Account()
+    meter = Device(Domain.NODE, "bmc", "bmc", includes_gpu=False)
+    account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), first(meter))
+    charge = account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), plain(meter, 150 * J))
+    assert (charge.other_uj, charge.residual_uj) == (50 * J, 0)
+    assert not charge.wall.includes_gpu
+
+
+def test_the_best_meter_counts_and_another_takes_over():
+    """Wattmeter before BMC; when it is silent for a minute the BMC counts, and it comes back at once."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER), first(BMC))
+    assert (
+        account.step(plain(CPU, 100 * J), plain(METER, 130 * J), plain(BMC, 110 * J)).other_uj
+        == 30 * J
+    )
+    for _ in range(PATIENCE_NS // S):
+        assert account.step(plain(CPU, 100 * J), plain(BMC, 110 * J)).other_uj == 0
+    account.step(plain(CPU, 100 * J), plain(BMC, 110 * J))  # from here on it counts
+    assert account.wall.source == "bmc"
+    assert account.step(plain(CPU, 100 * J), plain(BMC, 110 * J)).other_uj == 10 * J
+    account.step(plain(CPU, 100 * J), plain(METER, 130 * J, 70 * S), plain(BMC, 110 * J))
+    assert account.wall.source == "wattmeter"
+    assert account.step(plain(CPU, 100 * J), plain(METER, 130 * J)).other_uj == 30 * J
+
+
+@pytest.mark.parametrize("step", [Step.RESET, Step.AMBIGUOUS, Step.GAP])
+def test_a_window_of_which_nothing_is_known_charges_nothing(step):
+    """A meter that began again: the components of that time are not held against the next window."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    account.step(plain(CPU, 100 * J), plain(METER, 0, S, step))
+    account.step(plain(CPU, 100 * J), plain(METER, 120 * J))
+    assert account.others == [0, 0, 20 * J]
+    assert account.residual_uj == 0
+
+
+def test_a_meter_that_goes_and_stays_away_ends_other():
+    """Without a meter there is no OTHER, rather than one of 0."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    account.step(plain(CPU, 100 * J), plain(METER, 120 * J))
+    for _ in range(2 * PATIENCE_NS // S):
+        account.step(plain(CPU, 100 * J))
+    assert account.others[-1] is None
+    assert account.other_uj == 20 * J
+
+
+def test_a_long_outage_is_charged_to_nobody():
+    """A counter that bridges minutes tells how much, not whose: those who are there now did not use it."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    account.step(plain(CPU, 100 * J), plain(METER, 120 * J))
+    for _ in range(300):
+        account.step(plain(CPU, 100 * J))
+    account.step(plain(CPU, 100 * J), plain(METER, 301 * 120 * J, 301 * S))
+    account.step(plain(CPU, 100 * J), plain(METER, 120 * J))
+    assert account.other_uj == 40 * J
+
+
+watts = st.integers(0, 3000)
+windows = st.lists(
+    st.tuples(st.integers(1, 12), st.lists(watts, min_size=12, max_size=12), watts), max_size=30
+)
+
+
+@given(windows)
+def test_node_equals_wall_but_for_what_is_said(some):
+    """Parts + OTHER + what is owed = wall + residual, exactly, whatever the windows; OTHER is never negative."""
+    account = Account()
+    account.step(first(METER))
+    wall_uj = 0
+    for seconds, load, extra in some:
+        for second in range(seconds):
+            news = (
+                (plain(METER, extra * J * seconds, seconds * S),) if second == seconds - 1 else ()
+            )
+            account.step(plain(CPU, load[second] * J), *news)
+        wall_uj += extra * J * seconds
+    assert (
+        account.parts_uj + account.other_uj + account.wall.credit_uj
+        == wall_uj + account.residual_uj
+    )
+    assert all(other >= 0 for other in account.others if other is not None)
+    assert account.wall.compared.wall_uj == wall_uj
+    assert account.wall.compared.parts_uj == account.parts_uj
+
+
+def test_the_ratio_is_told_over_whole_minutes():
+    """16 % above is said to be 16 % above, once a minute is whole, and not the noise of a second."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    for second in range(200):
+        account.step(plain(CPU, 100 * J), plain(METER, (108 if second % 2 else 124) * J))
+    shown = account.wall.shown
+    assert (shown.dt_ns, shown.wall_uj * 100) == (60 * S, shown.parts_uj * 116)
