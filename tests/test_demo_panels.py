@@ -151,9 +151,13 @@ def window(demo):
     end = until // 300 * 300
     cluster = Cluster(Simulation.seed, began, Simulation(DAYS).live_s(began))
     cluster.advance(end - DAY)
-    before = cluster.truth()
-    cluster.advance(end)
-    return end + 60, cluster.truth() - before
+    before = was = cluster.truth()
+    hours = {}
+    for edge in [*range((end - DAY) // 3600 * 3600 + 3600, end, 3600), end]:
+        cluster.advance(edge)
+        hours[(edge - 1) // 3600 * 3600], was = cluster.truth() - was, cluster.truth()
+    demo.hours = hours
+    return end + 60, was - before
 
 
 def shown(demo, window, board, panel, pick=None):
@@ -237,3 +241,104 @@ def test_jobs_that_ended(demo, window):
     for state in {state for _, state in truth.ended}:
         simulated = sum(count for (_, how), count in truth.ended.items() if how == state)
         assert abs(found.get(state, 0) - simulated) <= max(3, 0.05 * simulated)
+
+
+# --- grams and money -----------------------------------------------------------------------------------
+
+# the demo's site.toml, written out once more
+PUE, PRICE_KWH, PRICE_GPU_HOUR = 1.3, 0.21, 0.8
+
+
+def intensity(hour_s):
+    """Grams per kWh in the hour that begins at this Unix time: another each hour."""
+    return 32 + 4 * abs(12 - hour_s // 3600 % 24)
+
+
+def grams(uj_by_hour):
+    """Integrated hour by hour."""
+    return sum(PUE * intensity(hour) * uj / KWH_UJ for hour, uj in uj_by_hour.items())
+
+
+def summed(demo, window, series, by):
+    """What a recorded rate adds up to in the window, by a label."""
+    end, _ = window
+    result, _ = demo.ask(
+        "query", query=f"sum by ({by}) (sum_over_time({series}[1d:5m])) * 300", time=end
+    )
+    return {one["metric"].get(by, ""): float(one["value"][1]) for one in result}
+
+
+def test_grams_of_the_cluster(demo, window):
+    """All that the nodes used, at the intensity of each hour, within 0.5 % of what was simulated."""
+    metered = {node for (node, what), uj in window[1].energy_uj.items() if what == "wall" and uj}
+    by_hour = {
+        hour: sum(
+            uj for (node, what), uj in truth.energy_uj.items()
+            if what == "wall" or (node not in metered and what in {"cpu", "dram", "gpu"})
+        )
+        for hour, truth in demo.hours.items()
+    }  # fmt: skip
+    found = summed(demo, window, "jobwatt:cluster_co2e_grams:rate5m", "cluster")["demo"]
+    assert found == pytest.approx(grams(by_hour), rel=0.005)
+
+
+def test_grams_of_users_unused_energy(demo, window):
+    """The five users with most of it, within 0.5 %."""
+    found = summed(demo, window, "jobwatt:user_gpu_idle_co2e_grams:rate5m", "user")
+    worst = [user for user, _ in window[1].user_idle_uj.most_common(5)]
+    for user in worst:
+        by_hour = {hour: truth.user_idle_uj[user] for hour, truth in demo.hours.items()}
+        assert found[user] == pytest.approx(grams(by_hour), rel=0.005), user
+
+
+def test_euros_of_jobs_unused_time(demo, window):
+    """The ten jobs with most of it: its energy at its price and its hours at theirs, within 0.5 %."""
+    found = summed(demo, window, "jobwatt:job_gpu_idle_cost:rate5m", "jobid")
+    truth = window[1]
+    for job, uj in truth.job_idle_uj.most_common(10):
+        euros = PUE * PRICE_KWH * uj / KWH_UJ + PRICE_GPU_HOUR * truth.job_idle_s[job] / 3600
+        assert found[job] == pytest.approx(euros, rel=0.005), job
+
+
+def counted(demo, metric, jobs, at):
+    """A counter of some jobs at a time, as last seen within ten minutes: job -> J."""
+    of = f'last_over_time({metric}{{jobid=~"{"|".join(jobs)}"}}[10m])'
+    inner = "gpu, uuid" if "_gpu_" in metric else "component"
+    expr = f"sum by (jobid) (max by (jobid, instance, {inner}) ({of}))"
+    return {
+        one["metric"]["jobid"]: float(one["value"][1])
+        for one in demo.ask("query", query=expr, time=at)[0]
+    }
+
+
+def test_grams_and_euros_of_jobs(demo, window):
+    """
+    The twenty jobs with most GPU energy. Their counters' GPU part is what was simulated; what they count
+    in each hour, at that hour's intensity and at the price, is what the rules say: each within 0.5 %.
+    """
+    end = window[0] - 60
+    jobs = [job for job, _ in window[1].job_gpu_uj.most_common(20)]
+    edges = [end - DAY, *sorted(hour for hour in demo.hours if hour > end - DAY), end]
+    by_edge, gpu_by_edge, held_by_edge = (
+        [counted(demo, metric, jobs, edge) for edge in edges]
+        for metric in ("jobwatt_job_energy_joules_total", "jobwatt_job_gpu_energy_joules_total",
+                       "jobwatt_job_gpu_allocated_seconds_total")
+    )  # fmt: skip
+    co2e = summed(demo, window, "jobwatt:job_co2e_grams:rate5m", "jobid")
+    euros = summed(demo, window, "jobwatt:job_cost:rate5m", "jobid")
+
+    def gained(readings, job):
+        """By hour; a job that is no longer seen keeps what it had."""
+        total, by_hour = readings[0].get(job, 0), {}
+        for edge, now in zip(edges, readings[1:], strict=False):
+            by_hour[edge // 3600 * 3600] = max(now.get(job, total) - total, 0) * 1e6
+            total = max(total, now.get(job, total))
+        return by_hour
+
+    for job in jobs:
+        joules, gpu = gained(by_edge, job), gained(gpu_by_edge, job)
+        held_s = sum(gained(held_by_edge, job).values()) / 1e6
+        assert sum(gpu.values()) == pytest.approx(window[1].job_gpu_uj[job], rel=0.005), job
+        assert co2e[job] == pytest.approx(grams(joules), rel=0.005), job
+        paid = PUE * PRICE_KWH * sum(joules.values()) / KWH_UJ + PRICE_GPU_HOUR * held_s / 3600
+        assert euros[job] == pytest.approx(paid, rel=0.005), job

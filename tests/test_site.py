@@ -113,6 +113,11 @@ def test_thresholds_that_no_rule_uses():
     ("[cost]\nprice_per_kwh = '0.1'", "cost.price_per_kwh: '0.1' must be a number, without quotes"),
     ("[cost]\npue = 0.9", "cost.pue: 0.9 must be between 1 and 5; it is total over IT power"),
     ("[cost]\ncarbon_intensity_g_per_kwh = 0.056", "looks like kilograms"),
+    ("[cost]\ncarbon_intensity_series = 'max(x'", "no PromQL: a bracket or a quote is not closed"),
+    ("[cost]\npue_series = 'x) or (y'", "no PromQL"),
+    ("[cost]\npue_series = 'x{a=\"b}'", "no PromQL"),
+    ("[cost]\npue_series = 'x # y'", "begins a comment"),
+    ("[cost]\nprice_per_kwh_series = ''", "must not be empty; leave the key out instead"),
     ('[cost]\ncurrency = "E\\nUR"', "must be one line, without control characters"),
     ("[exclude]\nuser = 'root'", "exclude.user: 'root' must be a list"),
     ("[exclude]\nuser = ['a(']", "exclude.user: 'a(' is no regular expression"),
@@ -560,6 +565,24 @@ def test_nothing_is_left_of_a_failed_run(toml, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         render.write(render.texts(site.read(toml("[cost]\npue = 1.3"))), out)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("cost", "expr"),
+    [
+        ("", None),
+        ("carbon_intensity_g_per_kwh = 56", "vector(56)"),
+        (
+            "carbon_intensity_series = 'grid{zone=\"FR\"}'\ncarbon_intensity_g_per_kwh = 56",
+            'max (grid{zone="FR"}) or on () vector(56)',
+        ),
+        ("carbon_intensity_series = 'a / on () b'", "max (a / on () b)"),
+    ],
+)
+def test_what_changes_has_a_series_and_the_fixed_figure_stands_in(toml, cost, expr):
+    """A PromQL of the site's gives the intensity; where it is silent the fixed figure counts."""
+    found = dict(rules.series(site.read(toml(f"[cost]\n{cost}"))))
+    assert found.get("jobwatt:site_carbon_intensity:grams_per_kwh") == expr
 
 
 def test_a_wrong_site_is_a_usage_error(toml, tmp_path, capsys):

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from .sampler import Sampler
 
 
-# As long as a BMC may take by default (bmc.timeout), and some more.
-_PATIENCE_S = 25.0
-
-
 @dataclass(frozen=True, slots=True)
 class Findings:
     """
@@ -51,7 +47,7 @@ class Findings:
 def examine(config: Config, sampler: Sampler) -> Findings:
     """Take two samples and look at what came."""
     first = sampler.take(full=True, cause="tick")
-    _await_slow(sampler)
+    sampler.await_slow()
     time.sleep(max(config.sample_interval, NS_PER_S // 2) / NS_PER_S)
     second = sampler.take(full=True, cause="tick")
     return Findings(
@@ -61,15 +57,6 @@ def examine(config: Config, sampler: Sampler) -> Findings:
         jobs=_jobs(second),
         notes=tuple(_notes(config)),
     )
-
-
-def _await_slow(sampler: Sampler) -> None:
-    """A sensor that is asked in the background (a BMC) has its first answer, or has given up."""
-    until_s = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < until_s and any(
-        getattr(source, "pending", False) for source in sampler.sources
-    ):
-        time.sleep(0.1)
 
 
 def _devices(

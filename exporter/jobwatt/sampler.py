@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from .sources.procstat import ProcStat
 
 
+# As long as a BMC may take by default (bmc.timeout), and some more.
+_PATIENCE_S = 25.0
+
+
 def now_ns() -> int:
     """The clock everything is measured with: it goes on while the machine sleeps and never jumps."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -87,6 +91,14 @@ class Sampler:
             node=self.procstat.read(),
             full=full,
         )
+
+    def await_slow(self) -> None:
+        """Wait until each sensor that is asked in the background (a BMC) has answered once, or given up."""
+        until_s = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until_s and any(
+            getattr(source, "pending", False) for source in self.sources
+        ):
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Let go of sources, files and children."""

@@ -24,7 +24,7 @@ from facade import (
     series,
 )
 from palette import COMPONENTS, GPUS, GREY, ORANGE, STATES
-from promql import CLUSTER, grams, hours, kwh, now, priced, total, unused_share
+from promql import CLUSTER, cost, grams, hours, kwh, now, total, unused_share
 
 if TYPE_CHECKING:
     from facade import Panel
@@ -39,7 +39,6 @@ def figures_of(level: str, where: str) -> list[Panel]:
     """The period in numbers."""
     energy = total(f"jobwatt:{level}_energy_joules:rate5m", where=where)
     idle_j = total(f"jobwatt:{level}_gpu_idle_energy_joules:rate5m", where=where)
-    idle_s = total(f"jobwatt:{level}_gpu_idle_seconds:rate5m", where=where)
     held = total(f"jobwatt:{level}_gpu_allocated_seconds:rate5m", where=where)
     everybody = unused_share(level, CLUSTER, level)
     who = NOUN[level]
@@ -55,9 +54,9 @@ def figures_of(level: str, where: str) -> list[Panel]:
         ),
         figures(
             "CO2e",
-            "Grams of CO2 equivalent of this energy, with the carbon intensity and PUE that the site has set.",
+            "Grams of CO2 equivalent of this energy, PUE included, with the carbon intensity of each five minutes.",
             GRAMS,
-            Q(grams(energy)),
+            Q(grams(level, where=where)),
             size=(4, 4),
             empty=NOT_SET,
         ),
@@ -94,7 +93,7 @@ def figures_of(level: str, where: str) -> list[Panel]:
             "Cost",
             "What the unused GPU time cost, in the site's currency.",
             COST,
-            Q(priced(idle_j, idle_s)),
+            Q(cost(level, "gpu_idle_", where)),
             size=(3, 4),
             decimals=0,
             empty=NOT_SET,

@@ -31,17 +31,33 @@ def now(series: str, by: str = "", where: str = CLUSTER) -> str:
     return f"sum by ({by}) ({series}{{{where}}})" if by else f"sum ({series}{{{where}}})"
 
 
-def priced(joules: str, seconds: str) -> str:
-    """What joules and GPU seconds cost in the site's currency; nothing where the site has set no price."""
-    return (
-        f"({joules}) * on () group_left () jobwatt:waste_cost:per_joule"
-        f" + ({seconds}) * on () group_left () jobwatt:waste_cost:per_gpu_second"
+def grams(
+    level: str, what: str = "", where: str = CLUSTER, window: str = STEP, by: str = ""
+) -> str:
+    """
+    CO2e over ``window``, PUE included, with the carbon intensity of each five minutes; nothing where the site has set none.
+
+    ``level``: job, user, account or cluster; ``what``: "" or ``gpu_idle_``.
+    """
+    return total(f"jobwatt:{level}_{what}co2e_grams:rate5m", by, where, window)
+
+
+def cost(level: str, what: str = "", where: str = CLUSTER, window: str = STEP, by: str = "") -> str:
+    """The same in the site's currency; nothing where the site has set no price."""
+    return total(f"jobwatt:{level}_{what}cost:rate5m", by, where, window)
+
+
+def caught_up(sum_: str, parts: list[tuple[str, str, str]]) -> str:
+    """
+    An integral, and what was not recorded of it (the last minutes, what was before the rules) at today's figures.
+
+    ``parts``: the whole as the counters have it, what of it was recorded, and the series that prices one of it.
+    """
+    rest = " + ".join(
+        f"(({whole}) - ({seen})) * on () group_left () {per}" for whole, seen, per in parts
     )
-
-
-def grams(joules: str) -> str:
-    """CO2e of joules, PUE included; nothing where the site has set no carbon intensity."""
-    return f"({joules}) * on () group_left () jobwatt:waste_co2e_grams:per_joule"
+    alone = " + ".join(f"({whole}) * on () group_left () {per}" for whole, _, per in parts)
+    return f"({sum_}) + {rest} or {alone}"
 
 
 def site_kwh(joules: str) -> str:

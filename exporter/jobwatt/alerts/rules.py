@@ -11,7 +11,7 @@ from . import files, regex, schedule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .site import Exclude, Interactive, Site
+    from .site import Cost, Exclude, Interactive, Site
 
 RUNBOOKS = "alerts/runbooks/"  # what a site's URL is put in place of
 _HEAD = """\
@@ -27,6 +27,12 @@ _COSTS = {
     "jobwatt:site_carbon_intensity:grams_per_kwh": "carbon_intensity_g_per_kwh",
     "jobwatt:site_price:per_kwh": "price_per_kwh",
     "jobwatt:site_price:per_gpu_hour": "price_per_gpu_hour",
+    "jobwatt:site_embodied:grams_per_node_hour": "embodied_g_per_node_hour",
+}
+_CHANGING = {
+    "pue": "pue_series",
+    "carbon_intensity_g_per_kwh": "carbon_intensity_series",
+    "price_per_kwh": "price_per_kwh_series",
 }
 
 
@@ -54,14 +60,22 @@ def series(site: Site) -> Iterator[tuple[str, str]]:
             f"jobwatt:threshold:{one.name}",
             f"vector({_number(getattr(site.thresholds, one.name))})",
         )
-    for name, key in _COSTS.items():
-        value = getattr(site.cost, key)
-        if value is not None:
-            yield name, f"vector({_number(value)})"
+    yield from _costs(site.cost)
     minutes = schedule.utc_minutes(site.schedule.timezone, site.schedule.hours)
     yield "jobwatt:mail_hours:bool", schedule.utc_expression(minutes)
     yield "jobwatt:job_interactive:info", _matching(site.interactive)
     yield "jobwatt:job_excluded:info", _matching(site.exclude)
+
+
+def _costs(cost: Cost) -> Iterator[tuple[str, str]]:
+    """What changes in time is taken from its own series, and from the fixed figure while that is silent."""
+    for name, key in _COSTS.items():
+        value, changing = getattr(cost, key), getattr(cost, _CHANGING.get(key, ""), "")
+        fixed = None if value is None else f"vector({_number(value)})"
+        if changing:
+            yield name, f"max ({changing})" + (f" or on () {fixed}" if fixed else "")
+        elif fixed:
+            yield name, fixed
 
 
 def _matching(chosen: Interactive | Exclude) -> str:

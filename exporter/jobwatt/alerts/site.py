@@ -84,12 +84,19 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What energy and GPU time stand for; None where a site does not say."""
+    """
+    What energy and GPU time stand for; None where a site does not say. ``..._series``: PromQL that gives
+    the figure as it changes; the fixed one beside it counts while that gives nothing.
+    """
 
     pue: float | None = _key(values.number(1, 5, "it is total over IT power"))
     carbon_intensity_g_per_kwh: float | None = _key(values.grams_per_kwh)
     price_per_kwh: float | None = _key(values.number(0))
     price_per_gpu_hour: float | None = _key(values.number(0))
+    embodied_g_per_node_hour: float | None = _key(values.number(0))
+    pue_series: str = _key(values.promql, "")
+    carbon_intensity_series: str = _key(values.promql, "")
+    price_per_kwh_series: str = _key(values.promql, "")
     currency: str = _key(values.some_text, "EUR")
 
 

@@ -148,6 +148,25 @@ def whole(least: int) -> Callable[[Any], float]:
     return parse
 
 
+def promql(value: Any) -> str:
+    """PromQL in one line, to be set in parentheses: each bracket and quote of it is closed again."""
+    bare = re.sub(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`", "", some_text(value))
+    depth = 0
+    for char in bare:
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        if depth < 0:
+            break
+    if (
+        depth
+        or set(bare) & set("\"'`#")
+        or any(bare.count(a) != bare.count(b) for a, b in ("{}", "[]"))
+    ):
+        raise ValueError(
+            f"{value!r} is no PromQL: a bracket or a quote is not closed, or # begins a comment"
+        )
+    return some_text(value)
+
+
 def grams_per_kwh(value: Any) -> float:
     """A carbon intensity; what looks like kilograms is refused."""
     grams = number(0, 3000, "it is in grams of CO2e per kWh")(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import to
-from facade import KWH, SHARE, WATT, Column, Q, bars, figures, grid, series
+from facade import COUNT, KWH, SHARE, WATT, Column, Q, bars, figures, grid, series
 from layout import board
 from palette import GREY, OWNERS, VERMILION
 from promql import CLUSTER, kwh, now, total
@@ -131,25 +131,73 @@ def _components() -> list[Panel]:
 
 
 def _wall() -> list[Panel]:
-    chips = f'sum by (instance) (increase(jobwatt_node_energy_joules_total{{{CLUSTER},component!="other"}}[$__range]))'
-    wall = f"sum by (instance) (increase(jobwatt_wall_energy_joules_total{{{CLUSTER}}}[$__range]))"
+    def reconciled(part: str, by: str) -> str:
+        of = f'jobwatt_reconciled_energy_joules_total{{{CLUSTER},part="{part}"}}'
+        return (
+            f"sum by ({by}) (increase({of}[$__range]))" if by else f"sum (increase({of}[$__range]))"
+        )
+
+    chips, wall = (reconciled(part, "instance") for part in ("components", "wall"))
+    wall_w, seen_w = (
+        now(f"jobwatt:cluster_{what}_energy_joules:rate5m") for what in ("wall", "seen")
+    )
     return [
+        figures(
+            "Seen by the chips' sensors",
+            "Share of the wall meters' energy that RAPL and NVML saw on the same nodes over the time range on show. The "
+            "rest are fans, boards, disks and what power supplies lose.",
+            SHARE,
+            Q(f"({reconciled('components', '')}) / ({reconciled('wall', '')} > 0)"),
+            size=(6, 4),
+            decimals=1,
+            empty=NO_METER,
+        ),
+        figures(
+            "The wall above them",
+            "By how much the wall meters exceed the chips' sensors. Negative: a meter does not see all of its node.",
+            SHARE,
+            Q(f"({reconciled('wall', '')}) / ({reconciled('components', '')} > 0) - 1"),
+            size=(6, 4),
+            decimals=1,
+            steps=[(None, VERMILION), (0, "text")],
+            empty=NO_METER,
+        ),
+        figures(
+            "Above the wall",
+            "Energy by which the chips' counters exceeded the wall meter by more than clocks explain. It counts as 0 in the "
+            "account, and should be 0: else a meter or a counter is wrong, or the meter does not feed all of the node.",
+            KWH,
+            Q(kwh(total("jobwatt:cluster_residual_energy_joules:rate5m"))),
+            size=(6, 4),
+            decimals=2,
+            steps=[(None, "text"), (0.01, VERMILION)],
+            empty=NO_METER,
+        ),
+        figures(
+            "Nodes with a meter",
+            "Nodes of which a wall meter or a BMC tells the whole power.",
+            COUNT,
+            Q(f"count ({wall} > 0)"),
+            size=(6, 4),
+            empty=NO_METER,
+        ),
         series(
             "Nodes with a wall meter: the meter against the account",
             "What wall meters measure, and what jobwatt accounts for on the same nodes. The account takes what the "
             "chips do not show (fans, boards, power supplies) from the meter as component `other`.",
             WATT,
-            Q(now("jobwatt:cluster_wall_energy_joules:rate5m"), "wall meters"),
+            Q(wall_w, "wall meters"),
             Q(now("jobwatt:cluster_walled_energy_joules:rate5m"), "account"),
+            Q(seen_w, "chips' sensors"),
             Q(now("jobwatt:cluster_residual_energy_joules:rate5m"), "more than the wall"),
             size=(12, 9),
-            colours={"more than the wall": VERMILION},
+            colours={"more than the wall": VERMILION, "chips' sensors": GREY},
             empty=NO_METER,
         ),
         grid(
             "Each node: chips against the wall",
             "Energy over the time range on show that the chips' own counters show (CPUs, memory, GPUs), what the "
-            "wall meter measured, and the share of the wall that the chips show.",
+            "wall meter measured in the same stretches of time, and the share of the wall that the chips show.",
             [
                 Column("instance", "Node", link=to.node("${__value.raw:percentencode}")),
                 Column("Value #A", "Chips", KWH, bar=True, decimals=1),
@@ -161,16 +209,16 @@ def _wall() -> list[Panel]:
             Q(f"({chips}) / ({wall} > 0)"),
             size=(12, 9),
             sort="Chips",
+            empty=NO_METER,
         ),
-        figures(
-            "Above the wall",
-            "Energy by which the chips' counters exceeded the wall meter. It counts as 0 in the account, and should "
-            "be 0: else a meter or a counter is wrong, or the meter does not feed all of the node.",
-            KWH,
-            Q(kwh(total("jobwatt:cluster_residual_energy_joules:rate5m"))),
-            size=(24, 4),
-            decimals=2,
-            steps=[(None, "text"), (0.01, VERMILION)],
+        series(
+            "The wall above the chips' sensors, by node",
+            "By how much each node's meter exceeds its sensors, over five minutes. It is larger on an idle node, where "
+            "fans and boards weigh more; below 0 a meter does not see all of the node.",
+            SHARE,
+            Q(f"jobwatt:node_wall_balance:ratio5m{{{CLUSTER}}}", "{{instance}}"),
+            size=(24, 9),
+            bounds=(None, None),
             empty=NO_METER,
         ),
     ]

@@ -24,8 +24,8 @@ from facade import (
     series,
 )
 from layout import board
-from palette import COMPONENTS, GPUS, ORANGE, OWNERS, VERMILION
-from promql import CLUSTER, grams, hours, kwh, now, priced, site_kwh, total
+from palette import COMPONENTS, GPUS, GREY, ORANGE, OWNERS, VERMILION
+from promql import CLUSTER, cost, grams, hours, kwh, now, site_kwh, total
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,7 @@ def build() -> Dashboard:
             ("Where power goes", _power()),
             ("GPUs", _gpus()),
             ("Held and not used", _waste()),
+            ("Carbon and money", _grid()),
             ("The measuring itself", _measuring()),
         ],
     )
@@ -249,9 +250,9 @@ def _waste() -> list[Panel]:
         ),
         figures(
             "Its CO2e",
-            "Grams of CO2 equivalent of this energy, with the carbon intensity and PUE that the site has set.",
+            "Grams of CO2 equivalent of this energy, PUE included, with the carbon intensity of each five minutes.",
             GRAMS,
-            Q(grams(IDLE_J)),
+            Q(grams("cluster", "gpu_idle_", window=WEEK)),
             size=(6, 4),
             steps=[(None, ORANGE)],
             empty=NOT_SET,
@@ -260,7 +261,7 @@ def _waste() -> list[Panel]:
             "Its cost",
             "In the site's currency: the energy at its price, and the GPU hours at theirs, where the site has set them.",
             COST,
-            Q(priced(IDLE_J, IDLE_S)),
+            Q(cost("cluster", "gpu_idle_", window=WEEK)),
             size=(6, 4),
             decimals=0,
             steps=[(None, ORANGE)],
@@ -321,6 +322,56 @@ def _jobs() -> Panel:
         sort="Unused",
         empty="No GPU was held idle in this period",
     )
+
+
+def _grid() -> list[Panel]:
+    co2e = "jobwatt:cluster_co2e_grams:rate5m"
+    return [
+        figures(
+            "CO2e",
+            "Grams of CO2 equivalent of all that the nodes used over the time range on show, PUE included, with the carbon "
+            "intensity of each five minutes.",
+            GRAMS,
+            Q(grams("cluster")),
+            size=(4, 4),
+            empty=NOT_SET,
+        ),
+        figures(
+            "Energy bill",
+            "What this energy cost, PUE included, at the price of each five minutes, in the site's currency.",
+            COST,
+            Q(total("jobwatt:cluster_energy_cost:rate5m")),
+            size=(4, 4),
+            decimals=0,
+            empty=NOT_SET,
+        ),
+        series(
+            "Carbon intensity of the electricity",
+            "Grams of CO2 equivalent per kWh that grams are counted with. Work that can wait costs less where it is low.",
+            "short",
+            Q("max (jobwatt:site_carbon_intensity:grams_per_kwh)", "g/kWh"),
+            size=(8, 8),
+            empty=NOT_SET,
+        ),
+        series(
+            "CO2e an hour",
+            "Grams of CO2 equivalent an hour: of all nodes, and of jobs' GPUs held while no kernel ran.",
+            GRAMS,
+            Q(f"{now(co2e)} * 3600", "all nodes"),
+            Q(f"{now('jobwatt:cluster_gpu_idle_co2e_grams:rate5m')} * 3600", "GPUs held unused"),
+            size=(8, 8),
+            colours={"all nodes": GREY, "GPUs held unused": ORANGE},
+            empty=NOT_SET,
+        ),
+        bars(
+            "CO2e by lab",
+            "Grams of CO2 equivalent of each lab's jobs over the time range on show.",
+            GRAMS,
+            Q(f"sort_desc({grams('account', by='account')})", "{{account}}"),
+            size=(8, 4),
+            empty=NOT_SET,
+        ),
+    ]
 
 
 def _measuring() -> list[Panel]:

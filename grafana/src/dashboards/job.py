@@ -27,7 +27,7 @@ from facade import (
 )
 from layout import board
 from palette import COMPONENTS, ORANGE, STATES, VERMILION
-from promql import grams, hours, kwh, priced
+from promql import caught_up, cost, grams, hours, kwh, total
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -60,6 +60,31 @@ HELD_S = last("jobwatt_job_gpu_allocated_seconds_total")
 IDLE_S = last("jobwatt_job_gpu_idle_seconds_total")
 IDLE_J = last("jobwatt_job_gpu_idle_energy_joules_total")
 UNKNOWN_S = last("jobwatt_job_gpu_unknown_seconds_total")
+CO2E = caught_up(
+    grams("job", where=J),
+    [
+        (
+            ENERGY,
+            total("jobwatt:job_energy_joules:rate5m", where=J),
+            "jobwatt:waste_co2e_grams:per_joule",
+        )
+    ],
+)
+IDLE_COST = caught_up(
+    cost("job", "gpu_idle_", J),
+    [
+        (
+            IDLE_J,
+            total("jobwatt:job_gpu_idle_energy_joules:rate5m", where=J),
+            "jobwatt:waste_cost:per_joule",
+        ),
+        (
+            IDLE_S,
+            total("jobwatt:job_gpu_idle_seconds:rate5m", where=J),
+            "jobwatt:waste_cost:per_gpu_second",
+        ),
+    ],
+)
 
 
 def build() -> Dashboard:
@@ -149,9 +174,9 @@ def _facts() -> list[Panel]:
         ),
         figures(
             "CO2e",
-            "Grams of CO2 equivalent of this energy, with the carbon intensity and PUE that the site has set.",
+            "Grams of CO2 equivalent of this energy, PUE included, with the carbon intensity of each five minutes.",
             GRAMS,
-            Q(grams(ENERGY)),
+            Q(CO2E),
             size=(4, 4),
             empty=NOT_SET,
         ),
@@ -178,7 +203,7 @@ def _facts() -> list[Panel]:
             "Cost of it",
             "What the unused GPU time cost, in the site's currency.",
             COST,
-            Q(priced(IDLE_J, IDLE_S)),
+            Q(IDLE_COST),
             decimals=2,
             size=(4, 4),
             empty=NOT_SET,
@@ -196,7 +221,23 @@ def _facts() -> list[Panel]:
 
 
 def _power() -> list[Panel]:
+    fed = f"jobwatt_job_component_measured_seconds_total{{{J}}}"
+    by = "component, source, quality"
     return [
+        grid(
+            "Where the figures come from",
+            "Which source fed each component of the job, on all its nodes together, whether it measured or estimated, and for "
+            "how long: a component that was fed for less than the others has a gap.",
+            [
+                Column("component", "Component", width=110),
+                Column("source", "Source"),
+                Column("quality", "Quality", width=110),
+                Column("Value", "Fed for", "s", width=110, decimals=0),
+            ],
+            Q(f"sum by ({by}) (max by (instance, {by}) (last_over_time({fed}[$__range])))"),
+            size=(24, 5),
+            empty=ABSENT,
+        ),
         series(
             "Power by component",
             "What the job draws on all its nodes, stacked by component.",

@@ -205,6 +205,28 @@ def _sensors() -> list[Panel]:
             lines=["wall meter"],
             empty=SILENT,
         ),
+        grid(
+            "Where the figures come from",
+            "The source of each component's energy, whether it measures or estimates, how old its last reading is, and for "
+            "what share of the time range on show it delivered.",
+            [
+                Column("component", "Component", width=110),
+                Column("source", "Source"),
+                Column("quality", "Quality", width=110),
+                Column("Value #A", "Age", "s", width=80, decimals=0),
+                Column("Value #B", "Covered", SHARE, width=95, decimals=1),
+            ],
+            Q(
+                f"jobwatt_component_age_seconds{{{N}}} * on (instance, component, source) group_left (quality) "
+                f"jobwatt_component_info{{{N}}}"
+            ),
+            Q(
+                "clamp_max(sum by (component, source, quality) "
+                f"(increase(jobwatt_component_measured_seconds_total{{{N}}}[$__range])) / $__range_s, 1)"
+            ),
+            size=(12, 7),
+            empty=SILENT,
+        ),
         series(
             "RAPL zones",
             "Power of each zone of the processors that RAPL measures. A core zone lies within its package.",

@@ -140,7 +140,9 @@ class Hardware:
         self.ended.append(tenant)
         request, run = tenant.run.request, tenant.run
         user, lab = request.user.name, request.user.lab
-        self._past.ended_gpu_uj[lab, run.state] += self._past.charge(user, lab, tenant.holds)
+        self._past.ended_gpu_uj[lab, run.state] += self._past.charge(
+            user, lab, run.jobid, tenant.holds
+        )
         self._past.ended[lab, run.state] += tenant.part.rank == 0
 
     # --- counting ----------------------------------------------------------------------------------
@@ -292,7 +294,7 @@ class Hardware:
         truth.add(self._past)
         for tenant in self.tenants.values():
             user = tenant.run.request.user
-            truth.charge(user.name, user.lab, tenant.holds)
+            truth.charge(user.name, user.lab, tenant.run.jobid, tenant.holds)
         for component, energy_uj in self._energy.items():
             truth.energy_uj[self.spec.name, component] = energy_uj
         return truth

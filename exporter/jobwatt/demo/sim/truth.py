@@ -24,6 +24,7 @@ class Truth:
         user_idle_s, account_idle_s: GPU seconds held with no kernel running.
         user_gpu_s, account_gpu_s: GPU seconds held; a MIG instance counts as one.
             What a MIG instance does nobody can know: it is never counted as idle.
+        job_gpu_uj, job_idle_uj, job_idle_s: the same by job id.
         ended: (account, state) -> jobs that ended.
         ended_gpu_uj: (account, state) -> their GPU energy since the cluster began.
     """
@@ -37,6 +38,9 @@ class Truth:
     account_idle_s: Counter[str] = field(default_factory=Counter)
     user_gpu_s: Counter[str] = field(default_factory=Counter)
     account_gpu_s: Counter[str] = field(default_factory=Counter)
+    job_gpu_uj: Counter[str] = field(default_factory=Counter)
+    job_idle_uj: Counter[str] = field(default_factory=Counter)
+    job_idle_s: Counter[str] = field(default_factory=Counter)
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)
     ended_gpu_uj: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -54,16 +58,29 @@ class Truth:
         for each in fields(self):
             getattr(self, each.name).update(getattr(other, each.name))
 
-    def charge(self, user: str, account: str, holds: Iterable[Hold]) -> int:
+    def charge(self, user: str, account: str, jobid: int, holds: Iterable[Hold]) -> int:
         """Charge an owner with what a job's GPUs have used; returns the energy, uJ."""
+        job = str(jobid)
         total_uj = 0
         for hold in holds:
             total_uj += hold.energy_uj
-            for counter, key in ((self.user_gpu_uj, user), (self.account_gpu_uj, account)):
+            for counter, key in (
+                (self.user_gpu_uj, user),
+                (self.account_gpu_uj, account),
+                (self.job_gpu_uj, job),
+            ):
                 counter[key] += hold.energy_uj
-            for counter, key in ((self.user_idle_uj, user), (self.account_idle_uj, account)):
+            for counter, key in (
+                (self.user_idle_uj, user),
+                (self.account_idle_uj, account),
+                (self.job_idle_uj, job),
+            ):
                 counter[key] += hold.idle_uj
-            for counter, key in ((self.user_idle_s, user), (self.account_idle_s, account)):
+            for counter, key in (
+                (self.user_idle_s, user),
+                (self.account_idle_s, account),
+                (self.job_idle_s, job),
+            ):
                 counter[key] += hold.idle_s
             for counter, key in ((self.user_gpu_s, user), (self.account_gpu_s, account)):
                 counter[key] += hold.held_s
