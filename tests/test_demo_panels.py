@@ -301,8 +301,8 @@ def test_euros_of_jobs_unused_time(demo, window):
 
 
 def counted(demo, metric, jobs, at):
-    """A counter of some jobs at a time, as last seen within ten minutes: job -> J."""
-    of = f'last_over_time({metric}{{jobid=~"{"|".join(jobs)}"}}[10m])'
+    """A counter of some jobs at a time, as last seen within the hour before: job -> J."""
+    of = f'last_over_time({metric}{{jobid=~"{"|".join(jobs)}"}}[1h])'
     inner = "gpu, uuid" if "_gpu_" in metric else "component"
     expr = f"sum by (jobid) (max by (jobid, instance, {inner}) ({of}))"
     return {

@@ -145,7 +145,9 @@ def test_a_meter_that_leaves_out_the_gpus_is_found_out():
     (fault,) = wall_mismatch(pipeline.totals.wall)
     assert fault.reason == "below_components"
     assert "shows 240 W while CPUs, memory and GPUs alone draw 400 W" in fault.message
-    assert "wattmeter.includes-gpu" in fault.message
+    assert fault.message.endswith("Have it sum all of the node's power supplies")
+    (fault,) = wall_mismatch(replace(pipeline.totals.wall, source="bmc"))
+    assert "Set bmc.includes-gpu to false if it leaves the GPUs out" in fault.message
     assert pipeline.totals.residual_uj > 0
     world.percent = 300
     lived(world, pipeline, 1, {})

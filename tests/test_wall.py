@@ -155,6 +155,17 @@ def test_a_long_outage_is_charged_to_nobody():
     assert account.other_uj == 40 * J
 
 
+def test_samples_far_apart_are_no_outage():
+    """A meter that is read at every sample is not silent, however far apart the samples are (a restart, a recording)."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    for _ in range(3):
+        account.step(
+            plain(CPU, 30000 * J, 300 * S), plain(METER, 36000 * J, 300 * S), dt_ns=300 * S
+        )
+    assert account.others == [0, 6000 * J, 6000 * J, 6000 * J]
+
+
 watts = st.integers(0, 3000)
 windows = st.lists(
     st.tuples(st.integers(1, 12), st.lists(watts, min_size=12, max_size=12), watts), max_size=30

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 ABSENT = frozenset(
     {"no_powercap", "no_perf", "no_library", "driver_not_loaded", "no_gpu", "released"}
 )
+# Meters inside the node, which may measure the board and not the GPUs; a wattmeter in the feed sees all.
+_MAY_LEAVE_OUT_GPUS = frozenset({"bmc", "hwmon"})
 
 
 class FaultLog:
@@ -47,14 +49,14 @@ def wall_mismatch(wall: Wall) -> tuple[Failure, ...]:
     meter_w, parts_w = (
         uj * NS_PER_S // block.dt_ns // 1_000_000 for uj in (block.wall_uj, block.parts_uj)
     )
-    without = "CPUs, memory and GPUs" if wall.includes_gpu else "CPUs and memory"
-    mend = (
-        f"set {wall.source}.includes-gpu to false if its power leaves the GPUs out, or have it sum all of the node's power supplies"
-        if wall.includes_gpu
-        else "have it sum all of the node's power supplies"
-    )
+    parts = "CPUs, memory and GPUs" if wall.includes_gpu else "CPUs and memory"
+    mend = "Have it sum all of the node's power supplies"
+    if wall.includes_gpu and wall.source in _MAY_LEAVE_OUT_GPUS:
+        mend = (
+            f"Set {wall.source}.includes-gpu to false if it leaves the GPUs out; else h{mend[1:]}"
+        )
     message = (
-        f"{wall.source}: the meter shows {meter_w} W while {without} alone draw {parts_w} W: "
-        f"it does not feed all of the node. {mend[0].upper()}{mend[1:]}"
+        f"{wall.source}: the meter shows {meter_w} W while {parts} alone draw {parts_w} W: "
+        f"it does not feed all of the node. {mend}"
     )
     return (Failure(wall.source, "below_components", message, wall.meter),)

@@ -127,7 +127,7 @@ def charged(wall: Wall, deltas: Iterable[Delta], dt_ns: int, t_ns: int) -> Charg
     reading = _counting(wall, deltas, t_ns)
     residual_uj = window_ns = 0
     if reading is not None:
-        wall, residual_uj, window_ns = _settled(wall, reading, t_ns)
+        wall, residual_uj, window_ns = _settled(wall, reading, dt_ns, t_ns)
     if not wall.speaks(t_ns) and wall.credit_uj <= 0:
         return Charge(wall, None, residual_uj, window_ns)
     other_uj = _due(wall, dt_ns)
@@ -157,8 +157,8 @@ def _counting(wall: Wall, deltas: Iterable[Delta], t_ns: int) -> Delta | None:
     return best if rank(best.device) < known else None
 
 
-def _settled(wall: Wall, reading: Delta, t_ns: int) -> tuple[Wall, int, int]:
-    """The account after a reading, the residual, and the window."""
+def _settled(wall: Wall, reading: Delta, dt_ns: int, t_ns: int) -> tuple[Wall, int, int]:
+    """The account after a reading, the residual, and the window; one as long as the interval is no silence."""
     device, same = reading.device, reading.device.id == wall.meter
     parts_uj = wall.host_uj + (wall.gpu_uj if device.includes_gpu else 0)
     known = reading.step in {Step.NORMAL, Step.WRAPPED} or (
@@ -168,7 +168,8 @@ def _settled(wall: Wall, reading: Delta, t_ns: int) -> tuple[Wall, int, int]:
         wall, meter=device.id, source=device.source, includes_gpu=device.includes_gpu, last_ns=t_ns,
         host_uj=0, gpu_uj=0,
     )  # fmt: skip
-    if not same or not known or reading.dt_ns > wall.patience_ns:
+    silent = reading.dt_ns > max(wall.patience_ns, int(_SPREAD * dt_ns))
+    if not same or not known or silent:
         return replace(anew, below_ns=0), 0, 0
     credit_uj = wall.credit_uj + reading.energy_uj - parts_uj
     residual_uj = max(-credit_uj - parts_uj, 0)
