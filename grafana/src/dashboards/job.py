@@ -85,6 +85,21 @@ IDLE_COST = caught_up(
         ),
     ],
 )
+JOB_COST = caught_up(
+    cost("job", where=J),
+    [
+        (
+            ENERGY,
+            total("jobwatt:job_energy_joules:rate5m", where=J),
+            "jobwatt:waste_cost:per_joule",
+        ),
+        (
+            f"({HELD_S} or vector(0))",
+            f"({total('jobwatt:job_gpu_allocated_seconds:rate5m', where=J)} or vector(0))",
+            "jobwatt:waste_cost:per_gpu_second",
+        ),
+    ],
+)
 
 
 def build() -> Dashboard:
@@ -169,7 +184,7 @@ def _facts() -> list[Panel]:
             "Energy that the job is charged with on all its nodes, from its start to the end of the range on show.",
             KWH,
             Q(kwh(ENERGY)),
-            size=(4, 4),
+            size=(6, 4),
             empty=ABSENT,
         ),
         figures(
@@ -177,15 +192,34 @@ def _facts() -> list[Panel]:
             "Grams of CO2 equivalent of this energy, PUE included, with the carbon intensity of each five minutes.",
             GRAMS,
             Q(CO2E),
-            size=(4, 4),
+            size=(6, 4),
             empty=NOT_SET,
+        ),
+        figures(
+            "Cost",
+            "What this energy cost at the price of each five minutes, PUE included, and the GPUs held at theirs, in the "
+            "site's currency.",
+            COST,
+            Q(JOB_COST),
+            decimals=2,
+            size=(6, 4),
+            empty=NOT_SET,
+        ),
+        figures(
+            "Measured",
+            "Share of the job's seconds that jobwatt measured, on the node where it is least.",
+            SHARE,
+            Q(f"min (last_over_time(jobwatt_job_coverage_ratio{{{J}}}[$__range]))"),
+            size=(6, 4),
+            decimals=1,
+            empty=ABSENT,
         ),
         figures(
             "GPU time",
             "GPU hours that the job has held since its start, used or not.",
             GPU_HOURS,
             Q(hours(HELD_S)),
-            size=(4, 4),
+            size=(8, 4),
             decimals=1,
             empty="No GPU",
         ),
@@ -194,7 +228,7 @@ def _facts() -> list[Panel]:
             "Share of the GPU time in which no kernel ran, of the time for which that is known.",
             SHARE,
             Q(f"{IDLE_S} / ({HELD_S} - ({UNKNOWN_S}) > 0)"),
-            size=(4, 4),
+            size=(8, 4),
             decimals=0,
             steps=[(None, "text"), (0.25, ORANGE), (0.75, VERMILION)],
             empty="Unknown",
@@ -205,17 +239,8 @@ def _facts() -> list[Panel]:
             COST,
             Q(IDLE_COST),
             decimals=2,
-            size=(4, 4),
+            size=(8, 4),
             empty=NOT_SET,
-        ),
-        figures(
-            "Measured",
-            "Share of the job's seconds that jobwatt measured, on the node where it is least.",
-            SHARE,
-            Q(f"min (last_over_time(jobwatt_job_coverage_ratio{{{J}}}[$__range]))"),
-            size=(4, 4),
-            decimals=1,
-            empty=ABSENT,
         ),
     ]
 
