@@ -333,7 +333,7 @@ def _grid() -> list[Panel]:
             "intensity of each five minutes.",
             GRAMS,
             Q(grams("cluster")),
-            size=(4, 4),
+            size=(6, 7),
             empty=NOT_SET,
         ),
         figures(
@@ -341,8 +341,16 @@ def _grid() -> list[Panel]:
             "What this energy cost, PUE included, at the price of each five minutes, in the site's currency.",
             COST,
             Q(total("jobwatt:cluster_energy_cost:rate5m")),
-            size=(4, 4),
+            size=(6, 7),
             decimals=0,
+            empty=NOT_SET,
+        ),
+        bars(
+            "CO2e by lab",
+            "Grams of CO2 equivalent of each lab's jobs over the time range on show.",
+            GRAMS,
+            Q(f"sort_desc({grams('account', by='account')})", "{{account}}"),
+            size=(12, 7),
             empty=NOT_SET,
         ),
         series(
@@ -350,7 +358,7 @@ def _grid() -> list[Panel]:
             "Grams of CO2 equivalent per kWh that grams are counted with. Work that can wait costs less where it is low.",
             "short",
             Q("max (jobwatt:site_carbon_intensity:grams_per_kwh)", "g/kWh"),
-            size=(8, 8),
+            size=(12, 8),
             empty=NOT_SET,
         ),
         series(
@@ -359,16 +367,8 @@ def _grid() -> list[Panel]:
             GRAMS,
             Q(f"{now(co2e)} * 3600", "all nodes"),
             Q(f"{now('jobwatt:cluster_gpu_idle_co2e_grams:rate5m')} * 3600", "GPUs held unused"),
-            size=(8, 8),
+            size=(12, 8),
             colours={"all nodes": GREY, "GPUs held unused": ORANGE},
-            empty=NOT_SET,
-        ),
-        bars(
-            "CO2e by lab",
-            "Grams of CO2 equivalent of each lab's jobs over the time range on show.",
-            GRAMS,
-            Q(f"sort_desc({grams('account', by='account')})", "{{account}}"),
-            size=(8, 4),
             empty=NOT_SET,
         ),
     ]

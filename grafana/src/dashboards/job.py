@@ -260,7 +260,7 @@ def _power() -> list[Panel]:
                 Column("Value", "Fed for", "s", width=110, decimals=0),
             ],
             Q(f"sum by ({by}) (max by (instance, {by}) (last_over_time({fed}[$__range])))"),
-            size=(24, 5),
+            size=(24, 6),
             empty=ABSENT,
         ),
         series(

@@ -224,7 +224,7 @@ def _sensors() -> list[Panel]:
                 "clamp_max(sum by (component, source, quality) "
                 f"(increase(jobwatt_component_measured_seconds_total{{{N}}}[$__range])) / $__range_s, 1)"
             ),
-            size=(12, 7),
+            size=(12, 9),
             empty=SILENT,
         ),
         series(
@@ -232,7 +232,7 @@ def _sensors() -> list[Panel]:
             "Power of each zone of the processors that RAPL measures. A core zone lies within its package.",
             WATT,
             Q(rate("jobwatt_rapl_energy_joules_total", "zone, path"), "{{zone}} ({{path}})"),
-            size=(12, 9),
+            size=(12, 8),
             empty="RAPL is not read on this node; `jobwatt doctor` says why",
         ),
         series(
@@ -249,7 +249,7 @@ def _sensors() -> list[Panel]:
             "more than 15 % off, one of them is not to be trusted.",
             SHARE,
             Q(f"jobwatt_gpu_energy_agreement_ratio{{{N}}}", GPU),
-            size=(12, 8),
+            size=(24, 7),
             bounds=(None, None),
             empty="No GPU, or no energy counter",
         ),
