@@ -31,6 +31,7 @@ demo: $(STAMP)   ## a simulated cluster with mails, dashboards and a week of his
 
 test: $(STAMP) system $(VIEWER) lint  ## everything; with CI=true a test left out is a failure
 	@tests/gpu.sh
+	@PYTHON=$(PYTHON) tests/codecarbon.sh
 	$(PYTEST) -q -m "$$(tests/gpu.sh --marker)"
 
 quick: $(STAMP)  ## what runs in under two minutes
