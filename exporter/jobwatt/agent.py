@@ -68,7 +68,53 @@ def sources(config: Config) -> list[Source]:
             procfs=config.path_procfs, process_every_ns=config.nvml_process_interval
         )
         opened.append(Guarded(source, _NVML_LIMIT_S))
+    if config.source_hwmon:
+        from .sources import hwmon
+
+        if hwmon.present(config.path_sysfs):  # most nodes have no such chip: no source that is down
+            opened.append(
+                hwmon.open_source(
+                    config.path_sysfs,
+                    includes_gpu=config.hwmon_includes_gpu,
+                    rapl=config.source_rapl,
+                )
+            )
+    if config.source_wattmeter and config.wattmeter_input:
+        from .sources import wattmeter
+
+        ports = dict(config.wattmeter_ports)
+        opened.append(wattmeter.open_source(config.wattmeter_input, ports, short_name()))
+    if config.source_remote and config.remote_url:
+        from .sources import remote
+
+        node, every_ns = config.remote_node or short_name(), config.remote_interval
+        files = config.remote_credentials, config.remote_ca_file
+        opened.append(remote.open_source(config.remote_url, node, every_ns, *files))
+    if config.source_bmc and (config.bmc_ipmi or config.bmc_redfish):
+        opened.append(_bmc(config))
+    if config.source_estimate:  # the last: it is read only where none of the others measures CPUs
+        from .sources import estimate
+
+        opened.append(estimate.open_source(config.path_procfs, config.estimate_tdp))
     return opened
+
+
+def _bmc(config: Config) -> Source:
+    from .sources import bmc
+
+    files = config.bmc_credentials, config.bmc_ca_file
+    service = bmc.RedfishAccess(config.bmc_redfish, *files, config.bmc_verify)
+    return bmc.open_source(
+        config.bmc_ipmi or service,
+        every_ns=config.bmc_interval,
+        timeout_ns=config.bmc_timeout,
+        includes_gpu=config.bmc_includes_gpu,
+    )
+
+
+def short_name() -> str:
+    """The node's name up to its first dot, as maps of meters have it."""
+    return socket.gethostname().partition(".")[0]
 
 
 def sampler(config: Config, *, keeper: bool = False) -> Sampler:

@@ -11,10 +11,12 @@ import argparse
 import dataclasses
 import difflib
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from .model import NS_PER_S
 
@@ -52,6 +54,28 @@ def interval(text: str) -> int:
     return value
 
 
+def bmc_url(text: str) -> str:
+    """A BMC's URL, or "" for none."""
+    if text:
+        from .sources.redfish import parse_url  # noqa: PLC0415  who asks no BMC need not load it
+
+        parse_url(text)
+    return text
+
+
+def bmc_interval(text: str) -> int:
+    """
+    Time between two questions to a BMC, 10 s to 60 s.
+
+    In-band FreeIPMI took 110 to 170 ms and about 5 % of a CPU when asked each second
+    (netdata/netdata#1799), and a BMC has other work: 10 s and more between two questions.
+    """
+    value = duration(text)
+    if not 10 * NS_PER_S <= value <= 60 * NS_PER_S:
+        raise ValueError(f"{text} is not between 10s and 60s")
+    return value
+
+
 def choice(*words: str) -> Callable[[str], str]:
     """One of a few words."""
 
@@ -73,6 +97,65 @@ def directory(text: str) -> Path:
 def optional_file(text: str) -> Path | None:
     """A file, or "" for none."""
     return Path(text) if text else None
+
+
+def meter_input(text: str) -> str:
+    """Where a wattmeter's frames come from; see ``wattmeter.input``. "" for nowhere."""
+    if text.startswith("exec:"):
+        if not shlex.split(text.removeprefix("exec:")):
+            raise ValueError(
+                "exec: names no command, such as exec:wattmetre-read --tty=/dev/ttyUSB0"
+            )
+    elif text.startswith("tcp://"):
+        parts = urlsplit(text)
+        if not parts.hostname or not parts.port or parts.path or parts.username:
+            raise ValueError(f"{text!r} is not tcp://HOST:PORT")
+    elif "://" in text:
+        raise ValueError(f"{text!r} is neither a path, nor tcp://HOST:PORT, nor exec:COMMAND")
+    return text
+
+
+_PORT = re.compile(r"(\d{1,3})=([A-Za-z0-9][A-Za-z0-9._-]{0,252})")
+
+
+def meter_ports(text: str) -> tuple[tuple[str, str], ...]:
+    """``1=gpu01,2=gpu01`` as pairs of port and node; a node's name is taken up to its first dot."""
+    ports: dict[str, str] = {}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        match = _PORT.fullmatch(entry)
+        if match is None:
+            raise ValueError(f"{entry!r} is not PORT=NODE, as in 1=gpu01,2=gpu01,3=gpu02")
+        port = str(int(match[1]))
+        if port in ports:
+            raise ValueError(f"port {port} is there twice")
+        ports[port] = match[2].partition(".")[0]
+    return tuple(ports.items())
+
+
+def page_url(text: str) -> str:
+    """An http or https URL without a user in it; /metrics where it names no path. "" for none."""
+    if not text:
+        return ""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.fragment or any(c <= " " for c in text):
+        # not the text itself, and not urllib's error: a password may be in it
+        raise ValueError("must be http://HOST:PORT/metrics or https://HOST:PORT/metrics") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user or a password: remote.credentials names their file")
+    return parts._replace(path=parts.path if parts.path.strip("/") else "/metrics").geturl()
+
+
+def optional_watts(text: str) -> int | None:
+    """Watts as uW, or "" for None; above 0 and at most 10 kW, twenty of the largest processors."""
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,5}(?:\.\d{1,6})?", text) or not 0 < float(text) <= 10_000:
+        raise ValueError(f"{text!r} is no number of watts above 0 and up to 10000")
+    return round(float(text) * 1_000_000)
 
 
 def _setting(name: str, default: str | bool, parse: Callable[[str], Any] | None, text: str) -> Any:
@@ -133,13 +216,13 @@ class Config:
     wattmeter_input: str = _setting(
         "wattmeter.input",
         "",
-        str,
+        meter_input,
         "where frames come from: a file or FIFO, tcp://HOST:PORT, or exec:COMMAND ARGUMENTS (wattmetre-read)",
     )
-    wattmeter_ports: str = _setting(
+    wattmeter_ports: tuple[tuple[str, str], ...] = _setting(
         "wattmeter.ports",
         "",
-        str,
+        meter_ports,
         "which node each port feeds: 1=gpu01,2=gpu01,3=gpu02 (both power supplies of a node are summed)",
     )
     source_remote: bool = _setting(
@@ -151,7 +234,7 @@ class Config:
     remote_url: str = _setting(
         "remote.url",
         "",
-        str,
+        page_url,
         "metrics page of the jobwatt that reads this node's meter or BMC",
     )
     remote_node: str = _setting(
@@ -178,7 +261,7 @@ class Config:
         choice("", "auto", "ipmitool", "ipmi-dcmi", "ipmiutil"),
         "ask this node's own BMC in-band through this tool; auto takes the first that is there",
     )
-    bmc_redfish: str = _setting("bmc.redfish", "", str, "https URL of this node's BMC")
+    bmc_redfish: str = _setting("bmc.redfish", "", bmc_url, "https URL of this node's BMC")
     bmc_credentials: Path | None = _setting(
         "bmc.credentials", "", optional_file, "file with USER:PASSWORD, readable by its owner only"
     )
@@ -187,7 +270,7 @@ class Config:
     )
     bmc_verify: bool = _setting("bmc.verify", True, None, "check the BMC's certificate")
     bmc_interval: int = _setting(
-        "bmc.interval", "10s", positive_duration, "time between two questions, 10s to 60s"
+        "bmc.interval", "10s", bmc_interval, "time between two questions, 10s to 60s"
     )
     bmc_timeout: int = _setting(
         "bmc.timeout", "20s", positive_duration, "a question that takes longer is given up"
@@ -204,8 +287,11 @@ class Config:
     source_estimate: bool = _setting(
         "source.estimate", True, None, "estimate CPU and memory where no sensor can be read"
     )
-    estimate_tdp: str = _setting(
-        "estimate.tdp", "", str, "the CPUs' thermal design power in W (default: by the CPU's name)"
+    estimate_tdp: int | None = _setting(
+        "estimate.tdp",
+        "",
+        optional_watts,
+        "the CPUs' thermal design power together, in W (default: by the CPU's name)",
     )
     slurm_slice: str = _setting(
         "slurm.slice",
@@ -276,7 +362,28 @@ def from_flags(given: Mapping[str, Any]) -> Config:
         name = setting.metadata["name"]
         if given.get(name) is not None:
             values[setting.name] = _parsed(setting, given[name], f"--{name}")
-    return Config(**values)
+    config = Config(**values)
+    _refuse_halves(config)
+    return config
+
+
+def _refuse_halves(config: Config) -> None:
+    """ConfigError where a setting is of no use, or unsafe, without another."""
+    if config.source_wattmeter and config.wattmeter_input and not config.wattmeter_ports:
+        raise ConfigError(
+            "wattmeter.input without wattmeter.ports: say which node each port feeds,"
+            " as in --wattmeter.ports=1=gpu01,2=gpu01,3=gpu02 (self is this node)"
+        )
+    url = urlsplit(config.remote_url)
+    clear = url.scheme == "http" and url.hostname not in {"localhost", "127.0.0.1", "::1"}
+    if config.source_remote and config.remote_credentials and clear:
+        raise ConfigError(
+            "remote.credentials would go over the network in the clear: give remote.url as https"
+        )
+    if config.source_bmc and config.bmc_ipmi and config.bmc_redfish:
+        raise ConfigError(
+            "bmc.ipmi and bmc.redfish ask the same meter, which would count twice: give one of them"
+        )
 
 
 def _from_file(path: Path) -> dict[str, Any]:

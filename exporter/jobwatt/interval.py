@@ -197,7 +197,7 @@ def _fed_ns(parts: Iterable[Delta], charge: Charge) -> dict[tuple[Domain, str], 
 def _feeds(parts: Iterable[Delta], charge: Charge, t_ns: int) -> dict[Domain, str]:
     """The source of each component in this interval; of a meter that speaks seldom, while it is believed."""
     feeds = {d.device.domain: d.device.source for d in parts if _is_known(d)}
-    if charge.wall.window_ns and charge.wall.speaks(t_ns):
+    if charge.wall.window_ns and charge.wall.feeds(t_ns):
         feeds[Domain.OTHER] = charge.wall.source
     return feeds
 

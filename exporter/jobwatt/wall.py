@@ -37,6 +37,10 @@ _LOST_WINDOWS = 3
 _BLOCK_NS = 60 * NS_PER_S
 # A meter below the components for so long is no matter of clocks: something is not in it.
 BELOW_NS = 60 * NS_PER_S
+# A reading is late after two and a half windows, as one of the sampling is; in halves, to stay with integers.
+_LATE = 5
+# ... and not before this: windows may be short where jobs come and go.
+_LATE_NS = 5 * NS_PER_S // 2
 # Longer than so many sampling intervals, a window is spread over the next.
 _SPREAD = 1.5
 
@@ -85,8 +89,13 @@ class Wall:
     below_ns: int = 0
 
     def speaks(self, t_ns: int) -> bool:
-        """Whether there is a meter, and it has said something lately."""
+        """Whether there is a meter, and it has said something lately: until then no other counts."""
         return bool(self.meter) and t_ns - self.last_ns <= self.patience_ns
+
+    def feeds(self, t_ns: int) -> bool:
+        """Whether its last reading is not late: beyond that there is no OTHER, rather than one of 0."""
+        late_ns = max(_LATE * self.window_ns // 2, _LATE_NS)
+        return bool(self.meter) and t_ns - self.last_ns <= late_ns
 
     @property
     def patience_ns(self) -> int:
@@ -128,7 +137,7 @@ def charged(wall: Wall, deltas: Iterable[Delta], dt_ns: int, t_ns: int) -> Charg
     residual_uj = window_ns = 0
     if reading is not None:
         wall, residual_uj, window_ns = _settled(wall, reading, dt_ns, t_ns)
-    if not wall.speaks(t_ns) and wall.credit_uj <= 0:
+    if not wall.feeds(t_ns) and wall.credit_uj <= 0:
         return Charge(wall, None, residual_uj, window_ns)
     other_uj = _due(wall, dt_ns)
     return Charge(
