@@ -8,7 +8,8 @@ declare -A package_of=(
   [sbatch]=slurm-client [munged]=munge [mariadbd]=mariadb-server [gcc]=gcc [strace]=strace
   [linux.uml]=user-mode-linux [ip]=iproute2 [openssl]=openssl
   [prometheus-alertmanager]=prometheus-alertmanager [amtool]=prometheus-alertmanager [chromium]=chromium
-  [node]=nodejs [npm]=npm
+  [node]=nodejs [npm]=npm [snmpd]=snmpd [prometheus-snmp-exporter]=prometheus-snmp-exporter
+  [ipmitool]=ipmitool [ipmi-dcmi]=freeipmi-tools [ipmiutil]=ipmiutil [ipmi_sim]=openipmi
 )
 wanted=("$@")
 [ $# -gt 0 ] || wanted=("${!package_of[@]}")
@@ -18,6 +19,8 @@ for command in "${wanted[@]}"; do
 done
 if [ $# -eq 0 ]; then
   [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
+  # what ipmi_sim lacks is added to it (ipmisim.c)
+  [ -e /usr/include/OpenIPMI/mcserv.h ] || missing+=(libopenipmi-dev)
   # chromium draws the mails and the dashboards
   [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing+=(fonts-dejavu-core)
   [ -e /usr/share/fonts/truetype/liberation2 ] || [ -e /usr/share/fonts/truetype/liberation ] || missing+=(fonts-liberation2)

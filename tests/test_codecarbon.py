@@ -23,8 +23,8 @@ import pytest
 import nvmlshim
 from daemon import BOOT_ID, Daemon, command, environment, epilog, prolog, wait, working
 from jobwatt.alerts.promapi import Prometheus as Asked
-from jobwatt.central import codecarbon
-from jobwatt.central.jobfigures import History
+from jobwatt.central.compare import codecarbon
+from jobwatt.central.compare.job import History
 from prom import Prometheus
 from raplsim import RaplSim, constant, powercap_zones
 from trees import Node

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from backfill import line, past
 from daemon import command, environment
-from jobwatt.central import carbontracker, codecarbon, compareview, greenalgorithms, sacct
-from jobwatt.central.figures import J_PER_KWH, CompareError, Gpu, Ours, Theirs
-from jobwatt.central.jobfigures import _between
-from jobwatt.central.reasons import Around, reasons
+from jobwatt.central.compare import carbontracker, codecarbon, greenalgorithms, sacct, view
+from jobwatt.central.compare.figures import J_PER_KWH, CompareError, Gpu, Ours, Theirs
+from jobwatt.central.compare.job import _between
+from jobwatt.central.compare.reasons import Around, reasons
 
 DATA = Path(__file__).parent / "data/interop"
 ALWAYS = (0.0, 4e9)
@@ -362,10 +362,10 @@ def test_reasons_always_add_up(theirs, around, energy):
     found = reasons(ours, theirs, around)
     total = sum(reason.joules for reason in found if reason.joules is not None)
     assert total == pytest.approx(theirs.total_j - ours.total_j, abs=1.0)
-    text = compareview.as_text(ours, [(theirs, found)])
-    assert max(map(len, text.split("\n"))) <= compareview.WIDTH
+    text = view.as_text(ours, [(theirs, found)])
+    assert max(map(len, text.split("\n"))) <= view.WIDTH
     assert text.replace("\n", "").isprintable()
-    json.loads(compareview.as_json(ours, [(theirs, found)]))
+    json.loads(view.as_json(ours, [(theirs, found)]))
 
 
 def test_counters_between_samples():

@@ -27,20 +27,21 @@ from prometheus_client.parser import text_string_to_metric_families
 import gridmock
 import webcerts
 from gridmock import CANARIES, EM_TOKEN, PROM_TOKEN, WT_PAIR, GridServer
-from jobwatt.central import (
+from jobwatt.central.grid import (
     electricitymaps,
-    gridcache,
-    gridconfig,
+    kept,
     promql,
     rte,
     secretfile,
     table,
-    ukgrid,
+    uk,
     watttime,
 )
-from jobwatt.central.fetch import LARGEST, Fetcher
-from jobwatt.central.grid import Grid
-from jobwatt.central.intensity import (
+from jobwatt.central.grid import (
+    settings as grid_settings,
+)
+from jobwatt.central.grid.fetch import LARGEST, Fetcher
+from jobwatt.central.grid.intensity import (
     GridError,
     Intensity,
     Meaning,
@@ -48,6 +49,7 @@ from jobwatt.central.intensity import (
     choose,
     pause_s,
 )
+from jobwatt.central.grid.run import Grid
 from jobwatt.config import ConfigError
 from jobwatt.web import WebServer
 from prom import Prometheus
@@ -86,7 +88,7 @@ def config(server, secrets, *kinds, zone="FR", top="", more=""):
         f'[[source]]\nkind = "{kind}"\nurl = "{server.url}"\ntimeout = "2s"\n{given[kind]}\n{more}\n'
         for kind in kinds
     ]
-    return gridconfig.parse(f'zone = "{zone}"\n{top}\n' + "\n".join(sources))
+    return grid_settings.parse(f'zone = "{zone}"\n{top}\n' + "\n".join(sources))
 
 
 def shown(page):
@@ -317,9 +319,9 @@ def test_uk_half_hour_that_has_begun():
         {"from": "2026-11-25T13:00Z", "intensity": {"forecast": 300, "actual": None}},
     ]
     expected = Intensity(200, NOW - 240, estimated=True)
-    assert ukgrid.parse({"data": halves}, NOW, regional=False) == expected
+    assert uk.parse({"data": halves}, NOW, regional=False) == expected
     with pytest.raises(GridError, match="clock"):
-        ukgrid.parse({"data": halves[2:]}, NOW, regional=False)
+        uk.parse({"data": halves[2:]}, NOW, regional=False)
 
 
 def test_watttime_token_is_kept_and_renewed(server, secrets):
@@ -337,8 +339,8 @@ def test_watttime_token_is_kept_and_renewed(server, secrets):
 def test_watttime_region_not_subscribed(server, secrets):
     """403 with a fresh token is final for this poll: no second login."""
     made = config(server, secrets, "watttime")
-    source = gridconfig.SourceConfig(**{**_fields(made.sources[0]), "region": "PJM_DC"})
-    grid = Grid(gridconfig.GridConfig("FR", sources=(source,)), None)
+    source = grid_settings.SourceConfig(**{**_fields(made.sources[0]), "region": "PJM_DC"})
+    grid = Grid(grid_settings.GridConfig("FR", sources=(source,)), None)
     assert outcomes(asked(grid)) == {("watttime", "unauthorized"): 1}
     assert server.logins == 1
     asked(grid)
@@ -407,8 +409,8 @@ FAULTS = [
 def test_a_fault_is_counted_and_the_last_figure_stays(server, secrets, fault, outcome):
     """Whatever is answered, the poll ends in bounded time with its reason, and what was known is still shown."""
     made = config(server, secrets, "rte")
-    source = gridconfig.SourceConfig(**{**_fields(made.sources[0]), "timeout_s": 0.5})
-    grid = Grid(gridconfig.GridConfig("FR", sources=(source,)), None)
+    source = grid_settings.SourceConfig(**{**_fields(made.sources[0]), "timeout_s": 0.5})
+    grid = Grid(grid_settings.GridConfig("FR", sources=(source,)), None)
     asked(grid)
     server.fault = fault
     page = asked(grid)
@@ -588,8 +590,8 @@ JSON = st.recursive(
 PARSERS = [
     lambda answer: rte.parse(answer, NOW),
     lambda answer: electricitymaps.parse(answer, "FR", "lifecycle", NOW),
-    lambda answer: ukgrid.parse(answer, NOW, regional=False),
-    lambda answer: ukgrid.parse(answer, NOW, regional=True),
+    lambda answer: uk.parse(answer, NOW, regional=False),
+    lambda answer: uk.parse(answer, NOW, regional=True),
     lambda answer: watttime.parse(answer, "CAISO_NORTH", NOW),
     lambda answer: promql.parse(answer, NOW),
 ]
@@ -678,8 +680,8 @@ def test_the_cache_is_of_what_is_asked_now(server, secrets, tmp_path):
         config(server, secrets, "electricitymaps", more='scope = "direct"'),
         config(server, secrets, "electricitymaps", more='name = "em"'),
     ):
-        assert gridcache.load(cache, changed, time.time()) == {}
-    assert gridcache.load(cache, config(server, secrets, "electricitymaps"), time.time())
+        assert kept.load(cache, changed, time.time()) == {}
+    assert kept.load(cache, config(server, secrets, "electricitymaps"), time.time())
 
 
 @pytest.mark.parametrize(
@@ -694,7 +696,7 @@ def test_a_damaged_cache_is_no_cache(server, secrets, tmp_path, text):
     grid = Grid(made, cache)
     assert "rte" not in grid.board.figures
     asked(grid)
-    assert gridcache.load(cache, made, time.time())["rte"].grams_per_kwh == 22
+    assert kept.load(cache, made, time.time())["rte"].grams_per_kwh == 22
 
 
 def test_an_impossible_cached_figure_is_dropped(server, secrets, tmp_path):
@@ -705,7 +707,7 @@ def test_an_impossible_cached_figure_is_dropped(server, secrets, tmp_path):
         saved = json.loads(cache.read_text())
         saved["figures"][0].update(change)
         (tmp_path / "bad.json").write_text(json.dumps(saved))
-        assert gridcache.load(tmp_path / "bad.json", made, time.time()) == {}
+        assert kept.load(tmp_path / "bad.json", made, time.time()) == {}
 
 
 def test_a_cache_that_cannot_be_written_is_said_once(server, secrets, tmp_path, caplog):
@@ -761,12 +763,12 @@ def test_the_table_says_where_it_is_from():
 def test_a_site_may_give_its_own_yearly_figure(server, secrets):
     """RTE's yearly figure is what direct figures fall back on."""
     own = '[[source]]\nkind = "table"\nname = "rte-2023"\nscope = "direct"\ngrams_per_kwh = 32\nyear = 2023\n'
-    made = gridconfig.parse(f'zone = "FR"\nscope = "direct"\n[[source]]\nkind = "rte"\nurl = "{server.url}"\n{own}')  # fmt: skip
+    made = grid_settings.parse(f'zone = "FR"\nscope = "direct"\n[[source]]\nkind = "rte"\nurl = "{server.url}"\n{own}')  # fmt: skip
     grid = Grid(made, None)
     assert grid.board.chosen().source == "rte-2023"
     asked(grid)
     assert grid.board.chosen().source == "rte"
-    assert not [note for note in gridconfig.notes(made) if "fall back" in note]
+    assert not [note for note in grid_settings.notes(made) if "fall back" in note]
 
 
 # the configuration
@@ -814,22 +816,22 @@ PROM = '[[source]]\nkind = "promql"\nurl = "http://p:9090"\nquery = "x"\nscope =
 def test_a_wrong_configuration_is_refused(text, match):
     """With the key, and the nearest one that is known."""
     with pytest.raises(ConfigError, match=match):
-        gridconfig.parse(text)
+        grid_settings.parse(text)
 
 
 @given(st.text(max_size=200))
 def test_any_configuration_is_read_or_refused(text):
     """Nothing else happens."""
     try:
-        gridconfig.parse(text)
+        grid_settings.parse(text)
     except ConfigError:
         return
 
 
 def test_what_the_operator_is_told():
     """That a source will never be in use, and that nothing is there to fall back on."""
-    assert "rte: its figures are direct" in gridconfig.notes(gridconfig.parse(f'zone = "FR"\n{RTE}'))[0]  # fmt: skip
-    notes = gridconfig.notes(gridconfig.parse(f'zone = "FR"\nscope = "direct"\n{RTE}'))
+    assert "rte: its figures are direct" in grid_settings.notes(grid_settings.parse(f'zone = "FR"\n{RTE}'))[0]  # fmt: skip
+    notes = grid_settings.notes(grid_settings.parse(f'zone = "FR"\nscope = "direct"\n{RTE}'))
     assert len(notes) == 1
     assert "fall back" in notes[0]
 
@@ -841,7 +843,7 @@ def test_the_example_in_the_documentation():
     grids = [block for block in blocks if "zone =" in block]
     assert len(grids) >= 2
     for block in grids:
-        gridconfig.parse(block)
+        grid_settings.parse(block)
 
 
 # the page and the process

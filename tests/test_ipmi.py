@@ -26,9 +26,9 @@ from jobwatt.meter import measure
 from jobwatt.model import NS_PER_S, Domain, Failure, Kind, SourceResult
 from jobwatt.slurm.events import Events
 from jobwatt.sources import ipmi
-from jobwatt.sources.bmc import InbandSource
 from jobwatt.sources.ipmi_child import Runner
 from jobwatt.sources.ipmi_grammars import Complaint, complaint, parse_power
+from jobwatt.sources.polled import Polled
 from trees import Node
 
 DATA = Path(__file__).with_name("data") / "ipmi"
@@ -338,10 +338,15 @@ def test_a_child_that_cannot_be_killed_is_not_joined_by_another(tmp_path: Path) 
         assert runner.run(["/bin/true"], {}).status == 0
 
 
+def in_background(asked: ipmi.Inband, every_s: float, limit_s: float) -> Polled:
+    """As sources/bmc.py does it."""
+    return Polled("bmc", asked.look, every_s, limit_s, stop=asked.stop)
+
+
 # --- beside everything else ----------------------------------------------------------------------
 
 
-def _run_agent(tmp_path: Path, bmc: InbandSource, seconds: float) -> daemon.Agent:
+def _run_agent(tmp_path: Path, bmc: Polled, seconds: float) -> daemon.Agent:
     """The daemon's own loop on a node of files, sampling every 200 ms, with ``bmc`` beside RAPL."""
     node = Node(tmp_path / "node")
     node.add_intel(1)
@@ -375,7 +380,7 @@ def _run_agent(tmp_path: Path, bmc: InbandSource, seconds: float) -> daemon.Agen
 def test_a_bmc_that_hangs_delays_no_sample(tmp_path: Path) -> None:
     """While a tool hangs the samples keep their rhythm, and a daemon that ends does not wait for it."""
     script(tmp_path / "ipmitool", "exec sleep 1000")
-    bmc = InbandSource(inband(tmp_path, timeout_s=120), 10, 122)
+    bmc = in_background(inband(tmp_path, timeout_s=120), 10, 122)
     agent = _run_agent(tmp_path, bmc, 4.0)
     samples = agent.pipeline.totals.counters["jobwatt_samples_total", ("tick",)]
     assert samples >= 10  # 20 of them have room; a single wait for the tool leaves one
@@ -389,7 +394,7 @@ def test_a_bmc_that_hangs_delays_no_sample(tmp_path: Path) -> None:
 def test_the_nodes_meter_on_the_page(tmp_path: Path) -> None:
     """From the tool's words to the page: the wall's power, its energy, and a node made up of it."""
     script(tmp_path / "ipmitool", f"cat {DATA}/ipmitool-active.txt")
-    bmc = InbandSource(inband(tmp_path, every_ns=NS_PER_S // 2), 0.5, 12)
+    bmc = in_background(inband(tmp_path, every_ns=NS_PER_S // 2), 0.5, 12)
     agent = _run_agent(tmp_path, bmc, 3.5)
     page = agent.board.metrics(False, frozenset()).decode()
     agent.close()
@@ -410,7 +415,7 @@ def test_a_hanging_tool_is_asked_once(tmp_path: Path) -> None:
     """However often the source is read: one child at a time, and its failure when it was given up."""
     count = tmp_path / "count"
     script(tmp_path / "ipmitool", f"echo x >>{count}; exec sleep 1000")
-    bmc = InbandSource(inband(tmp_path, timeout_s=0.5), 60, 2)
+    bmc = in_background(inband(tmp_path, timeout_s=0.5), 60, 2)
     assert bmc.pending
     deadline = time.monotonic() + 30
     while not (result := bmc.read(full=True)).failures and time.monotonic() < deadline:
@@ -425,7 +430,7 @@ def test_a_hanging_tool_is_asked_once(tmp_path: Path) -> None:
 def test_energy_is_the_power_over_time(tmp_path: Path) -> None:
     """Readings that repeat are no time; two that do not are 1287 W over what lies between them."""
     script(tmp_path / "ipmitool", f"cat {DATA}/ipmitool-active.txt")
-    bmc = InbandSource(inband(tmp_path, every_ns=NS_PER_S // 5), 0.2, 10)
+    bmc = in_background(inband(tmp_path, every_ns=NS_PER_S // 5), 0.2, 10)
     cursors, booked_uj, times = {}, 0, []
     deadline = time.monotonic() + 30
     while len(times) < 4 and time.monotonic() < deadline:

@@ -87,9 +87,15 @@ def sources(config: Config) -> list[Source]:
     if config.source_remote and config.remote_url:
         from .sources import remote
 
-        node, every_ns = config.remote_node or short_name(), config.remote_interval
         files = config.remote_credentials, config.remote_ca_file
-        opened.append(remote.open_source(config.remote_url, node, every_ns, *files))
+        opened.append(
+            remote.open_source(
+                remote.Access(config.remote_url, *files),
+                config.remote_node or short_name(),
+                config.remote_interval,
+                bmc_includes_gpu=config.bmc_includes_gpu,
+            )
+        )
     if config.source_bmc and (config.bmc_ipmi or config.bmc_redfish):
         opened.append(_bmc(config))
     if config.source_estimate:  # the last: it is read only where none of the others measures CPUs

@@ -15,7 +15,7 @@ from .board import Board
 from .idle import Window, save
 from .ledger import Ledger, is_kept
 from .meter import Cursors, measure
-from .model import NS_PER_S, Snapshot, Step
+from .model import ESTIMATES, NS_PER_S, Snapshot, Step
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +39,7 @@ def _once(config: Config, _args: argparse.Namespace) -> int:
             config, sampler, agent.pipeline(config, Ledger(None)), board, events=None
         )
         one_off.step(full=True, cause="tick")
+        sampler.await_slow()
         time.sleep(config.sample_interval / NS_PER_S)
         one_off.step(full=True, cause="tick")
     sys.stdout.write(board.metrics(openmetrics=False, names=frozenset()).decode())
@@ -74,7 +75,9 @@ def _calibrate(config: Config, args: argparse.Namespace) -> int:
             metered = measure(cursors, snapshot.readings, agent.gap_ns(config))
             cursors = metered.cursors
             for delta in metered.booked:
-                if delta.device.summed and delta.step in {Step.NORMAL, Step.WRAPPED}:
+                if delta.device.source in ESTIMATES or not delta.device.summed or not delta.dt_ns:
+                    continue
+                if delta.step in {Step.NORMAL, Step.WRAPPED}:
                     old = windows.get(delta.device.id, Window())
                     windows[delta.device.id] = Window(
                         old.energy_uj + delta.energy_uj, old.dt_ns + delta.dt_ns
@@ -144,6 +147,37 @@ def _demo(_config: Config, args: argparse.Namespace) -> int:
     return run.run(args)
 
 
+def _grid(config: Config, args: argparse.Namespace) -> int:
+    """Imported here: no part of the daemon."""
+    from .central.grid import run as grid
+
+    given = vars(args)
+    cache = Path(given["grid.cache"]) if given["grid.cache"] else None
+    if args.once:
+        page, usable = grid.once(Path(given["grid.config"]), cache)
+        sys.stdout.write(page)
+        return 0 if usable else 1
+    address, web_config = config.web_listen_address, config.web_config_file
+    grid.serve(Path(given["grid.config"]), cache, address, web_config)
+    return 0
+
+
+def _bmc_proxy(config: Config, args: argparse.Namespace) -> int:
+    """Imported here: no part of the daemon."""
+    from .central.bmcproxy import run as bmcproxy
+
+    path = Path(vars(args)["bmc.config"])
+    bmcproxy.serve(path, config.web_listen_address, config.web_config_file)
+    return 0
+
+
+def _compare(_config: Config, args: argparse.Namespace) -> int:
+    """Imported here: no part of the daemon."""
+    from .central.compare import run as compare
+
+    return compare.run(args)
+
+
 def _output(path: str | None) -> AbstractContextManager[TextIO]:
     return Path(path).open("w", encoding="utf-8") if path else nullcontext(sys.stdout)
 
@@ -178,4 +212,7 @@ COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
     "replay": _replay,
     "alerts": _alerts,
     "demo": _demo,
+    "bmc-proxy": _bmc_proxy,
+    "compare": _compare,
+    "grid": _grid,
 }

@@ -276,7 +276,10 @@ class Config:
         "bmc.timeout", "20s", positive_duration, "a question that takes longer is given up"
     )
     bmc_includes_gpu: bool = _setting(
-        "bmc.includes-gpu", True, None, "the BMC's power includes the GPUs"
+        "bmc.includes-gpu",
+        True,
+        None,
+        "the BMC's power includes the GPUs, also where it comes by remote.url",
     )
     source_hwmon: bool = _setting(
         "source.hwmon", True, None, "read hwmon: ACPI power meters, NVIDIA Grace, amd_energy"

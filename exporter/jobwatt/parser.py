@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; a usage error prints one line and exits with 2."""
-    parser = build(whole=not {"alerts", "demo"}.isdisjoint(argv))
+    parser = build(whole=not {"alerts", "compare", "demo"}.isdisjoint(argv))
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # said by the command's own parser, which knows what may have been meant
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def build(*, whole: bool = True) -> argparse.ArgumentParser:
-    """Build the parser; unless ``whole`` without the flags of `alerts` and `demo`, whose modules the daemon does not need."""
+    """Build the parser; unless ``whole`` without the flags of `alerts`, `compare` and `demo`, whose modules the daemon does not need."""
     parser = _Parser(
         prog="jobwatt",
         description="Where every joule of a Slurm GPU node goes: per job and user.",
@@ -58,6 +58,9 @@ def build(*, whole: bool = True) -> argparse.ArgumentParser:
     _playing(commands)
     _alerting(commands, whole=whole)
     _showing(commands, whole=whole)
+    _comparing(commands, whole=whole)
+    _pricing(commands)
+    _proxying(commands)
     hook = commands.add_parser(
         "hook", help="for Slurm's Prolog and Epilog: tell the daemon that a job begins or ends"
     )
@@ -157,6 +160,62 @@ def _showing(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> N
         from .demo import options  # noqa: PLC0415  no part of the daemon
 
         options.add_arguments(demo)
+
+
+def _pricing(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "the grid's carbon intensity as series of their own: one process per cluster asks, all scrape it"
+    grid = commands.add_parser(
+        "grid", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    grid.set_defaults(parser=grid)
+    for name, metavar, default, help_text in (
+        ("grid.config", "FILE", None, "zone and sources in TOML (docs/carbon.md)"),
+        ("grid.cache", "FILE", "/var/lib/jobwatt/grid.json", 'the last figures; "" for none'),
+        ("web.listen-address", "ADDRESS", ":9818", "host:port to serve on"),
+        ("web.config.file", "FILE", None, "TLS and basic auth, as for serve"),
+        ("log.level", "LEVEL", "info", "debug, info, warning or error"),
+    ):
+        shown = f" (default {default})" if default else ""
+        grid.add_argument(
+            f"--{name}", dest=name, metavar=metavar, default=default, help=help_text + shown,
+            required=name == "grid.config",
+        )  # fmt: skip
+    grid.add_argument(
+        "--once",
+        action="store_true",
+        help="ask every source once, print the metrics page; exit 1 if no figure can be used",
+    )
+
+
+def _proxying(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "ask the BMCs of many nodes from the management network, and serve their power"
+    proxy = commands.add_parser(
+        "bmc-proxy", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    proxy.set_defaults(parser=proxy)
+    for name, metavar, default, help_text in (
+        ("bmc.config", "FILE", None, "the BMCs in TOML (docs/bmc.md)"),
+        ("web.listen-address", "ADDRESS", ":9817", "host:port to serve on"),
+        ("web.config.file", "FILE", None, "TLS and basic auth, as for serve"),
+        ("log.level", "LEVEL", "info", "debug, info, warning or error"),
+    ):
+        shown = f" (default {default})" if default else ""
+        proxy.add_argument(
+            f"--{name}", dest=name, metavar=metavar, default=default, help=help_text + shown,
+            required=name == "bmc.config",
+        )  # fmt: skip
+
+
+def _comparing(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> None:
+    text = "a job's energy beside what CodeCarbon, Carbontracker or Green Algorithms say of it, and why they differ"
+    compare = commands.add_parser(
+        "compare", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    compare.set_defaults(parser=compare)
+    if whole:
+        from .central.compare.run import add_arguments  # noqa: PLC0415  no part of the daemon
+
+        add_arguments(compare)
 
 
 def _add(commands: argparse._SubParsersAction[_Parser], name: str, text: str) -> _Parser:

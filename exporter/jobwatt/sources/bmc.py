@@ -18,8 +18,6 @@ from .polled import Polled
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jobwatt.model import SourceResult
-
 # The tool's and the requests' own deadlines come first; the end of a killed child takes a second.
 _MORE_S = 2.0
 
@@ -34,33 +32,9 @@ class RedfishAccess:
     verify: bool = True
 
 
-class InbandSource:
-    """The source ``bmc`` through IPMI: asked in the background, and ended without waiting for it."""
-
-    name = ipmi.NAME
-
-    def __init__(self, inband: ipmi.Inband, every_s: float, limit_s: float) -> None:
-        self._inband = inband
-        self._polled = Polled(self.name, inband.look, every_s, limit_s)
-
-    def read(self, *, full: bool) -> SourceResult:
-        """Give the last answer."""
-        return self._polled.read(full=full)
-
-    @property
-    def pending(self) -> bool:
-        """Whether no answer has come yet."""
-        return self._polled.pending
-
-    def close(self) -> None:
-        """End the tool if it runs: a daemon that ends has no 20 s for a BMC that hangs."""
-        self._inband.stop()
-        self._polled.close()
-
-
 def open_source(
     way: str | RedfishAccess, *, every_ns: int, timeout_ns: int, includes_gpu: bool
-) -> InbandSource | Polled:
+) -> Polled:
     """
     The source ``bmc``; ``way`` is an IPMI tool (ipmi.TOOLS, or ``auto``) or how to speak Redfish.
 
@@ -72,7 +46,7 @@ def open_source(
     timeout_s, every_s = timeout_ns / NS_PER_S, every_ns / NS_PER_S
     if isinstance(way, str):
         inband = ipmi.Inband(way, every_ns=every_ns, timeout_s=timeout_s, includes_gpu=includes_gpu)
-        return InbandSource(inband, every_s, timeout_s + _MORE_S)
+        return Polled(ipmi.NAME, inband.look, every_s, timeout_s + _MORE_S, stop=inband.stop)
     service = redfish.Bmc(
         way.url,
         credentials=way.credentials,
@@ -82,4 +56,6 @@ def open_source(
         every_ns=every_ns,
         includes_gpu=includes_gpu,
     )
-    return Polled(ipmi.NAME, service.look, every_s, timeout_s + _MORE_S, service.close)
+    return Polled(
+        ipmi.NAME, service.look, every_s, timeout_s + _MORE_S, service.close, service.stop
+    )

@@ -81,6 +81,11 @@ class HwmonSource:
             failures=(*chips.failures, *meters.failures),
         )
 
+    @property
+    def pending(self) -> bool:
+        """Whether the node's meter has not answered yet."""
+        return self._meters is not None and self._meters.pending
+
     def close(self) -> None:
         """Close all files; a later ``read`` opens them again."""
         self._chips.close()

@@ -34,6 +34,7 @@ class Polled:
         every_s: from the beginning of one look to that of the next.
         limit_s: a look that takes longer is said to hang.
         close: lets go of what ``work`` holds; called in its thread, at the end.
+        stop: ends a look in progress, so that nobody waits for it; called in the thread that closes.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class Polled:
         every_s: float,
         limit_s: float,
         close: Callable[[], None] = lambda: None,
+        stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self._work, self._close = work, close
+        self._work, self._close, self._stop = work, close, stop
         self._every_s, self._limit_s = every_s, limit_s
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -77,8 +79,9 @@ class Polled:
         return self._looks == 0
 
     def close(self) -> None:
-        """Stop; a look in progress is waited for as long as it may take."""
+        """Stop; a look in progress is ended where it can be, else waited for as long as it may take."""
         self._stopping.set()
+        self._stop()
         self._thread.join(timeout=self._limit_s)
 
     def _serve(self) -> None:

@@ -84,16 +84,19 @@ class Remote:
         access: where and how.
         node: this node's name there.
         interval_ns: from one question to the next.
+        bmc_includes_gpu: whether a BMC's power includes the GPUs; a wattmeter's always does.
     """
 
     name = _NAME
 
-    def __init__(self, access: Access, node: str, interval_ns: int) -> None:
+    def __init__(
+        self, access: Access, node: str, interval_ns: int, *, bmc_includes_gpu: bool = True
+    ) -> None:
         self._access, self._node = access, node
         self._getter = Getter(access.context, access.limit_s, _LIMIT_BYTES)
         names = "&".join(f"name%5B%5D={name}" for name in remote_page.NAMES)
         self._url = f"{access.url}{'&' if urlsplit(access.url).query else '?'}{names}"
-        self._track = Track(interval_ns)
+        self._track = Track(interval_ns, bmc_includes_gpu)
         self._keep_s = _STALE_INTERVALS * interval_ns / NS_PER_S
         self._good, self._good_s = SourceResult(), -math.inf
         # a name that takes longer to look up is said to hang
@@ -103,6 +106,11 @@ class Remote:
     def read(self, *, full: bool) -> SourceResult:
         """The last answer, and what is amiss."""
         return self._polled.read(full=full)
+
+    @property
+    def pending(self) -> bool:
+        """Whether no answer has come yet."""
+        return self._polled.pending
 
     def close(self) -> None:
         """End the question that is being asked, and ask no more."""
@@ -146,6 +154,7 @@ class Track:
     """
 
     interval_ns: int
+    bmc_includes_gpu: bool = True
     _apart: Apart = field(default_factory=Apart)
     _epoch: int = 0
     _broken: bool = False
@@ -194,7 +203,10 @@ class Track:
         # The set of meters is part of the identity: a daemon that begins later, and compares with what
         # an earlier one read, must not take a meter that was added meanwhile for energy.
         device_id = f"{_NAME}:{meters.source}:{meters.name}"
-        device = Device(Domain.NODE, device_id, meters.source, name=meters.name)
+        sees_all = meters.source != "bmc" or self.bmc_includes_gpu
+        device = Device(
+            Domain.NODE, device_id, meters.source, name=meters.name, includes_gpu=sees_all
+        )
         oldest_s = min(meter.read_s or 0 for meter in meters.meters.values())
         t_ns = min(int(oldest_s * NS_PER_S) + apart_ns, arrival_ns)
         last = self._last
@@ -235,7 +247,7 @@ def _there_ns(page: Page) -> int:
 
 
 def open_source(
-    url: str, node: str, interval_ns: int, credentials: Path | None, ca_file: Path | None
+    access: Access, node: str, interval_ns: int, *, bmc_includes_gpu: bool = True
 ) -> Remote:
-    """The remote source; ``node`` is this node's name on the page at ``url``."""
-    return Remote(Access(url, credentials, ca_file), node, interval_ns)
+    """The remote source; ``node`` is this node's name on the page at ``access.url``."""
+    return Remote(access, node, interval_ns, bmc_includes_gpu=bmc_includes_gpu)

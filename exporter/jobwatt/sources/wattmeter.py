@@ -110,6 +110,13 @@ class Wattmeter:
             failures=tuple(self._failures(state, live, now_ns)),
         )
 
+    @property
+    def pending(self) -> bool:
+        """Whether the first frame is still to come, and nothing is amiss yet."""
+        state, since_ns = self._state, _now_ns() - self._began_ns
+        heard = state.heard or state.trouble is not None
+        return not heard and since_ns < self._silent_s * 1e9
+
     def close(self) -> None:
         """End the thread, and the child where there is one."""
         self._stopping.set()

@@ -1,0 +1,1 @@
+"""One poller for the BMCs of many nodes: `jobwatt bmc-proxy`."""

@@ -1,0 +1,1 @@
+"""A job's energy beside what other tools say of it: `jobwatt compare`."""

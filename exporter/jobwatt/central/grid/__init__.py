@@ -1,0 +1,1 @@
+"""The carbon intensity of the electricity, for a whole cluster: `jobwatt grid`."""
