@@ -140,18 +140,22 @@ def test_a_meter_that_leaves_out_the_gpus_is_found_out():
     world.percent = 60
     pipeline.push(world.snapshot())
     lived(world, pipeline, 59, {})
-    assert wall_mismatch(pipeline.totals.wall) == ()
+    assert wall_mismatch(pipeline.totals.wall, world.t_ns) == ()
     lived(world, pipeline, 2, {})
-    (fault,) = wall_mismatch(pipeline.totals.wall)
+    (fault,) = wall_mismatch(pipeline.totals.wall, world.t_ns)
     assert fault.reason == "below_components"
     assert "shows 240 W while CPUs, memory and GPUs alone draw 400 W" in fault.message
     assert fault.message.endswith("Have it sum all of the node's power supplies")
-    (fault,) = wall_mismatch(replace(pipeline.totals.wall, source="bmc"))
+    (fault,) = wall_mismatch(replace(pipeline.totals.wall, source="bmc"), world.t_ns)
     assert "Set bmc.includes-gpu to false if it leaves the GPUs out" in fault.message
+    assert (
+        wall_mismatch(pipeline.totals.wall, world.t_ns + 3600 * NS_PER_S) == ()
+    )  # it is silent by then
+    lived(world, pipeline, 300, {})
     assert pipeline.totals.residual_uj > 0
     world.percent = 300
     lived(world, pipeline, 1, {})
-    assert wall_mismatch(pipeline.totals.wall) == ()
+    assert wall_mismatch(pipeline.totals.wall, world.t_ns) == ()
 
 
 def test_an_estimate_counts_as_no_measurement():
@@ -233,6 +237,30 @@ def test_conservation_whatever_the_meter_does(lives):
         world.percent = max(percent, world.percent)  # a counter only grows
         totals = lived(world, pipeline, seconds, {"7": 0.5})
         assert charged(totals) == totals.node
+
+
+def test_a_meter_read_elsewhere_is_the_same_counter():
+    """A box that was read here and comes from another host now: one series, which only grows; `other` names one source."""
+    world, pipeline = World(gpus=0), fresh()
+    away = Device(Domain.NODE, "remote:wattmeter:1+2", "wattmeter", name="1+2")
+    key = ("jobwatt_wall_energy_joules_total", ("wattmeter", "1+2"))
+    shown = []
+    for second in range(1, 61):
+        world.run(1)
+        meter = METER if second < 20 or second > 40 else away
+        reading = Reading(meter, Kind.ENERGY, second * 300 * WATT, world.t_ns)
+        bmc = Reading(BMC, Kind.ENERGY, second * 280 * WATT, world.t_ns)
+        snapshot = replace(world.snapshot(), readings=(*world.snapshot().readings, reading, bmc))
+        pipeline.push(snapshot)
+        shown.append(float(page(pipeline, snapshot)[key]))
+    assert shown == sorted(shown)
+    feeding = [
+        labels
+        for name, labels in page(pipeline, snapshot)
+        if name == "jobwatt_component_age_seconds"
+    ]
+    assert ("other", "wattmeter") in feeding
+    assert ("other", "bmc") not in feeding
 
 
 def test_an_old_ledger_is_read():

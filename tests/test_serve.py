@@ -158,7 +158,7 @@ def test_a_calibration_is_taken(node, tmp_path):
 def test_slurm_that_starts_later(tmp_path):
     """Neither RAPL, cgroups nor state at the start: it is up; what comes later is found without a restart."""
     node = Node(tmp_path, cpus=4, boot_id=BOOT_ID)
-    with Daemon(node, tmp_path / "state") as daemon:
+    with Daemon(node, tmp_path / "state", "--no-source.estimate") as daemon:
         page = daemon.samples(1)
         assert not page.find("jobwatt_node_energy_joules_total")
         node.add_intel(sockets=1, psys=False, mmio=False)

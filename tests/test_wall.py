@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobwatt.model import NS_PER_S, Delta, Device, Domain, Step
-from jobwatt.wall import BELOW_NS, PATIENCE_NS, Wall, charged
+from jobwatt.wall import BELOW_NS, PATIENCE_NS, SILENT_NS, Wall, charged
 
 S = NS_PER_S
 J = 10**6
@@ -69,7 +69,7 @@ def test_a_slow_meter_is_smooth_and_owes_at_most_a_window():
     assert account.wall.credit_uj == 9 * 50 * J
 
 
-def test_a_deficit_of_one_window_is_paid_by_later_ones():
+def test_a_deficit_is_paid_by_later_windows():
     """A step in the load that the meter shows a second later: nothing is lost and nothing is a residual."""
     account = Account()
     account.step(plain(CPU, 100 * J), first(METER))
@@ -80,15 +80,39 @@ def test_a_deficit_of_one_window_is_paid_by_later_ones():
     assert account.residual_uj == 0
 
 
+@pytest.mark.parametrize("lag_s", [1, 5])
+@pytest.mark.parametrize("events", [False, True], ids=["ticks", "events"])
+def test_a_meter_that_lags_is_no_mismatch(lag_s, events):
+    """
+    A load that swings between 100 and 800 W every ten seconds, a meter that averages over the last seconds,
+    windows cut short by job events: in the long run node = wall, and nothing is a residual.
+    """
+    account, loads, wall_uj, parts_uj = Account(), [], 0, 0
+    account.step(first(METER))
+    for second in range(600):
+        loads.append(100 if second // 10 % 2 else 800)
+        lagging = 1.06 * sum(loads[-lag_s - 1 :]) / len(loads[-lag_s - 1 :])
+        parts_uj, wall_uj = parts_uj + loads[-1] * J, wall_uj + int(lagging * J)
+        cuts = ([20, 980] if second % 10 == 0 else [1000]) if events else [1000]
+        for ms in cuts:
+            part, seen = loads[-1] * J * ms // 1000, int(lagging * J) * ms // 1000
+            account.step(plain(CPU, part, ms * S // 1000), plain(METER, seen, ms * S // 1000), dt_ns=ms * S // 1000)  # fmt: skip
+    assert account.residual_uj == 0
+    node = account.parts_uj + account.other_uj
+    assert node == account.wall.compared.wall_uj - account.wall.credit_uj
+    assert node == pytest.approx(wall_uj, rel=0.01)
+
+
 def test_a_meter_below_the_components_is_a_residual():
-    """It counts as 0, nobody is paid back, and all of it but one window's is said; after a minute it is a mismatch."""
+    """It counts as 0, nobody is paid back, and what exceeds a minute or two is said; after a minute it is a mismatch."""
     account = Account()
     account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), first(METER))
-    for _ in range(100):
+    for _ in range(600):
         account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), plain(METER, 300 * J))
     assert account.other_uj == 0
-    assert account.residual_uj == 100 * 500 * J - 800 * J
-    assert account.wall.below_ns == 100 * S > BELOW_NS
+    assert account.residual_uj - account.wall.credit_uj == 600 * 500 * J
+    assert -120 * 800 * J <= account.wall.credit_uj < 0
+    assert account.wall.below_ns == 600 * S > BELOW_NS
     assert account.wall.shown.wall_uj < account.wall.shown.parts_uj
     account.step(plain(CPU, 100 * J), plain(METER, 300 * J))
     assert account.wall.below_ns == 0
@@ -105,21 +129,69 @@ def test_a_meter_without_the_gpus_is_held_against_the_rest():
 
 
 def test_the_best_meter_counts_and_another_takes_over():
-    """Wattmeter before BMC; when it is silent for a minute the BMC counts, and it comes back at once."""
+    """Wattmeter before BMC; when it is silent for a while the BMC counts, and it comes back once it has delivered."""
     account = Account()
     account.step(plain(CPU, 100 * J), first(METER), first(BMC))
     assert (
         account.step(plain(CPU, 100 * J), plain(METER, 130 * J), plain(BMC, 110 * J)).other_uj
         == 30 * J
     )
-    for _ in range(PATIENCE_NS // S):
+    for _ in range(SILENT_NS // S):
         assert not account.step(plain(CPU, 100 * J), plain(BMC, 110 * J)).other_uj
     account.step(plain(CPU, 100 * J), plain(BMC, 110 * J))  # from here on it counts
     assert account.wall.source == "bmc"
     assert account.step(plain(CPU, 100 * J), plain(BMC, 110 * J)).other_uj == 10 * J
-    account.step(plain(CPU, 100 * J), plain(METER, 130 * J, 70 * S), plain(BMC, 110 * J))
+    account.step(plain(CPU, 100 * J), first(METER), plain(BMC, 110 * J))
+    assert account.wall.source == "bmc"  # a first reading delivers nothing yet
+    account.step(plain(CPU, 100 * J), plain(METER, 130 * J), plain(BMC, 110 * J))
     assert account.wall.source == "wattmeter"
     assert account.step(plain(CPU, 100 * J), plain(METER, 130 * J)).other_uj == 30 * J
+
+
+def test_a_better_meter_that_flaps_shuts_no_other_out():
+    """A wattmeter that begins anew every 50 s beside a BMC that delivers: the BMC's account goes on."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(BMC))
+    for second in range(1, 601):
+        flap = (plain(METER, 0, S, Step.RESET),) if second % 50 == 0 else ()
+        account.step(plain(CPU, 100 * J), plain(BMC, 130 * J), *flap)
+    assert account.other_uj == 600 * 30 * J
+
+
+def test_a_meter_that_speaks_seldom_counts():
+    """Every two minutes, as it says itself: that is no silence, from the first window on."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(BMC))
+    for second in range(1, 601):
+        news = (plain(BMC, 0, 0),)
+        if second % 120 == 0:
+            news = (Delta(BMC, 120 * 130 * J, 120 * S, Step.NORMAL, 120 * S),)
+        account.step(plain(CPU, 100 * J), *news)
+    assert account.wall.compared.wall_uj == 600 * 130 * J
+    assert account.other_uj + account.wall.credit_uj == 600 * 30 * J
+
+
+def test_a_window_with_a_component_unknown_is_held_against_nothing():
+    """RAPL that may have wrapped twice while the meter counted on: its energy is nobody's OTHER."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), first(METER))
+    account.step(
+        plain(CPU, 0, 300 * S, Step.AMBIGUOUS), plain(METER, 300 * 130 * J, 300 * S), dt_ns=300 * S
+    )
+    account.step(plain(CPU, 100 * J), plain(METER, 130 * J))
+    assert account.others == [0, 0, 30 * J]
+
+
+def test_one_meters_debt_is_no_others():
+    """What a meter that left out the GPUs owes is not paid by the one that replaces it, nor by itself once it is told."""
+    account = Account()
+    account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), first(BMC))
+    for _ in range(30):
+        account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), plain(BMC, 150 * J))
+    told = Device(Domain.NODE, "bmc", "bmc", includes_gpu=False)
+    for _ in range(3):
+        account.step(plain(CPU, 100 * J), plain(GPU, 700 * J), plain(told, 150 * J))
+    assert account.others[-2:] == [50 * J, 50 * J]
 
 
 @pytest.mark.parametrize("step", [Step.RESET, Step.AMBIGUOUS, Step.GAP])

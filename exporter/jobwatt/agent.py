@@ -228,7 +228,7 @@ class Agent:
 
     def _with_own_events(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot, with what the last one's account brought to light: failed commits and samples, a wrong wall."""
-        mismatch = wall_mismatch(self.pipeline.totals.wall)
+        mismatch = wall_mismatch(self.pipeline.totals.wall, snapshot.t_ns)
         self._wall_faults.note(mismatch)
         snapshot = replace(snapshot, failures=(*snapshot.failures, *mismatch))
         commits, self._ledger_errors = (
@@ -247,8 +247,8 @@ class Agent:
         """Let go of everything; the ledger is closed in good order."""
         if self.events is not None:
             self.events.close()
+        self.pipeline.ledger.close()  # first: a sensor that hangs may be waited for, totals may not
         self.sampler.close()
-        self.pipeline.ledger.close()
 
     # --- waiting -------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ unallocated add up on the page to the microjoule. encoder.py makes bytes of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -284,6 +285,8 @@ _OWNER_METRIC = {
 
 def _device_rows(page: dict[str, Rows], view: View) -> None:
     powers = view.idle.power_uw()
+    # a meter that was read here and is read elsewhere now is another device with the same labels: one counter
+    meters: Counter[tuple[str, Values]] = Counter()
     for device_id, totals in view.totals.devices.items():
         device = totals.device
         if device.domain is Domain.GPU:
@@ -300,18 +303,19 @@ def _device_rows(page: dict[str, Rows], view: View) -> None:
                 totals.energy_uj
             )
         elif device.node:
-            row = (device.source, device.name or device_id, device.node)
-            page["jobwatt_meter_energy_joules_total"][row] = _micro(totals.energy_uj)
+            fed = (device.source, device.name or device_id, device.node)
+            meters["jobwatt_meter_energy_joules_total", fed] += totals.energy_uj
         elif device.domain is Domain.NODE and device.summed:
-            page["jobwatt_wall_energy_joules_total"][device.source, device.name or device_id] = (
-                _micro(totals.energy_uj)
-            )
+            own = (device.source, device.name or device_id)
+            meters["jobwatt_wall_energy_joules_total", own] += totals.energy_uj
         elif device.source == "hwmon":
             chip, _, sensor = device.name.partition(":")
             page["jobwatt_hwmon_energy_joules_total"][chip, sensor] = _micro(totals.energy_uj)
         if device.summed and device_id in powers:
             row = (str(device.domain), device_id, view.idle.origin(device_id))
             page["jobwatt_idle_power_watts"][row] = _micro(powers[device_id])
+    for (metric, values), uj in meters.items():
+        page[metric][values] = _micro(uj)
 
 
 def _own_rows(page: dict[str, Rows], view: View) -> None:

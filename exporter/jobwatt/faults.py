@@ -41,10 +41,10 @@ class FaultLog:
         self._said = now
 
 
-def wall_mismatch(wall: Wall) -> tuple[Failure, ...]:
+def wall_mismatch(wall: Wall, t_ns: int) -> tuple[Failure, ...]:
     """The fault of a meter that has shown less than the components' own sensors for a while; () where all is well."""
     block = wall.shown
-    if wall.below_ns < BELOW_NS or not block.dt_ns:
+    if wall.below_ns < BELOW_NS or not block.dt_ns or not wall.speaks(t_ns):
         return ()
     meter_w, parts_w = (
         uj * NS_PER_S // block.dt_ns // 1_000_000 for uj in (block.wall_uj, block.parts_uj)

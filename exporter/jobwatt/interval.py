@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .attribute import Attribution, Beyond, attribute, split
-from .model import ESTIMATES, Device, Domain, Job, Snapshot, Step
+from .model import ESTIMATES, Device, Domain, Job, Snapshot
 from .pools import Pools, Waiting, gpu_states, holders
 from .presence import Attendance, Carry, Presence, attendance
 from .wall import Charge, Wall, charged
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .model import Delta, GpuState
-
-_PLAIN = frozenset({Step.NORMAL, Step.WRAPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +185,7 @@ def _fed_ns(parts: Iterable[Delta], charge: Charge) -> dict[tuple[Domain, str], 
     fed: dict[tuple[Domain, str], int] = {}
     for delta in parts:
         key = (delta.device.domain, delta.device.source)
-        known_ns = delta.dt_ns if _is_known(delta) else 0
+        known_ns = delta.dt_ns if delta.known else 0
         fed[key] = min(fed.get(key, known_ns), known_ns)
     if charge.wall.meter:
         fed[Domain.OTHER, charge.wall.source] = charge.window_ns
@@ -196,14 +194,10 @@ def _fed_ns(parts: Iterable[Delta], charge: Charge) -> dict[tuple[Domain, str], 
 
 def _feeds(parts: Iterable[Delta], charge: Charge, t_ns: int) -> dict[Domain, str]:
     """The source of each component in this interval; of a meter that speaks seldom, while it is believed."""
-    feeds = {d.device.domain: d.device.source for d in parts if _is_known(d)}
+    feeds = {d.device.domain: d.device.source for d in parts if d.known}
     if charge.wall.window_ns and charge.wall.feeds(t_ns):
         feeds[Domain.OTHER] = charge.wall.source
     return feeds
-
-
-def _is_known(delta: Delta) -> bool:
-    return delta.step in _PLAIN or (delta.step is Step.GAP and delta.energy_uj > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +209,7 @@ class _Measured:
 
 
 def _measured(deltas: Sequence[Delta]) -> _Measured:
-    known = {d.device: _is_known(d) and d.device.source not in ESTIMATES for d in deltas}
+    known = {d.device: d.known and d.device.source not in ESTIMATES for d in deltas}
     gpus = {device.id: ok for device, ok in known.items() if device.domain is Domain.GPU}
     host = [ok for device, ok in known.items() if device.domain is not Domain.GPU]
     return _Measured(bool(known) and all(host), gpus)

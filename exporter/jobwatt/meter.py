@@ -9,7 +9,7 @@ never across a gap.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .model import NS_PER_S, Delta, Kind, Reading, Step
@@ -75,6 +75,11 @@ def measure(
 
 def delta(before: Reading | None, now: Reading, regular_ns: int) -> Delta:
     """Energy in uJ that ``now.device`` used since ``before``; 0 wherever that is not known."""
+    found = _delta(before, now, regular_ns)
+    return replace(found, every_ns=now.every_ns) if now.every_ns else found
+
+
+def _delta(before: Reading | None, now: Reading, regular_ns: int) -> Delta:
     if before is None:
         return Delta(now.device, 0, 0, Step.FIRST)
     dt_ns = now.t_ns - before.t_ns

@@ -347,3 +347,11 @@ class Delta:
     energy_uj: int
     dt_ns: int
     step: Step
+    every_ns: int = 0  # of the reading
+
+    @property
+    def known(self) -> bool:
+        """Whether the energy of this time is known: measured, or bridged by a counter."""
+        return self.step in {Step.NORMAL, Step.WRAPPED} or (
+            self.step is Step.GAP and self.energy_uj > 0
+        )

@@ -114,6 +114,7 @@ class Sampler:
         status: list[SourceStatus] = []
         for source in self.sources:
             if source.name in ESTIMATES and self._measured(results):
+                self._full.pop(source.name, None)
                 continue
             started = time.perf_counter()
             result = source.read(full=full)

@@ -183,8 +183,9 @@ def _fed(
     """A component is as old as the oldest of the readings behind it."""
     read: dict[tuple[Domain, str], int] = {}
     for reading in now.readings:
-        if reading.device.summed:
-            device = reading.device
+        device = reading.device
+        counts = device.domain is not Domain.NODE or device.id == settled.wall.meter
+        if device.summed and counts:
             key = (_component(device.domain), device.source)
             read[key] = min(read.get(key, reading.t_ns), reading.t_ns)
     return {

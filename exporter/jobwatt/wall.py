@@ -8,9 +8,11 @@ the components' sensors measured in the same window is subtracted:
 
 A meter read at every sample is settled at once. One that speaks seldom (a BMC, every 10 s) is known only
 when its window is over: what it saw is charged over the following stretch of the same length, so that
-power stays smooth and counters only grow. The clocks of meter and chips differ by up to a window: a
-deficit of one window is kept as a debt that later windows pay, so that in the long run node = wall,
-exactly; what goes beyond that is a residual, reported and never subtracted from anybody.
+power stays smooth and counters only grow. The clocks of meter and chips differ, a BMC averages, a silent GPU's
+counter catches up: a deficit is kept as a debt that later windows pay, so that in the long run node = wall,
+exactly. A debt of more than a minute or two of the components' energy is no matter of clocks: what goes beyond
+that is a residual, reported and never subtracted from anybody. A window in which a component's own energy
+is not known (a counter that may have wrapped twice) is held against nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
 # The best first. A meter in the feed sees what power supplies lose and is calibrated; ACPI's meter and
 # the BMC read the same sensor behind the supplies' input, ACPI's each second, a BMC each ten or more.
 _RANK = {"wattmeter": 0, "hwmon": 1, "bmc": 2}
-# A meter that was silent for longer is not waited for: another may count, and nobody can say any more
-# who was there when the energy was used.
+# After a longer silence nobody can say any more who was there when the energy was used.
 PATIENCE_NS = 60 * NS_PER_S
+# A meter that was silent for so long is no longer waited for: another may count.
+SILENT_NS = 15 * NS_PER_S
 # ... but a slow one may lose two readings in a row.
 _LOST_WINDOWS = 3
 # The stretch that the ratio is told over: long enough for clocks that differ by a second not to matter.
@@ -70,6 +73,8 @@ class Wall:
         host_uj, gpu_uj: what the components measured since then.
         credit_uj: seen beyond the components and not charged yet; negative: a debt.
         due_uj, window_ns: credit and window of its last reading: how fast the credit is charged.
+        every_ns: how far apart its readings are, where it is read more seldom than all else.
+        lost: whether the energy of a component was not known for a part of the window.
         compared: all stretches together; block, latest: the one in progress and the last whole one.
         below_ns: for how long without a break each reading was below the components.
     """
@@ -83,6 +88,8 @@ class Wall:
     credit_uj: int = 0
     due_uj: int = 0
     window_ns: int = 0
+    every_ns: int = 0
+    lost: bool = False
     compared: Block = Block()
     block: Block = Block()
     latest: Block = Block()
@@ -90,17 +97,13 @@ class Wall:
 
     def speaks(self, t_ns: int) -> bool:
         """Whether there is a meter, and it has said something lately: until then no other counts."""
-        return bool(self.meter) and t_ns - self.last_ns <= self.patience_ns
+        silent_ns = max(SILENT_NS, _LOST_WINDOWS * max(self.window_ns, self.every_ns))
+        return bool(self.meter) and t_ns - self.last_ns <= silent_ns
 
     def feeds(self, t_ns: int) -> bool:
         """Whether its last reading is not late: beyond that there is no OTHER, rather than one of 0."""
-        late_ns = max(_LATE * self.window_ns // 2, _LATE_NS)
+        late_ns = max(_LATE * max(self.window_ns, self.every_ns) // 2, _LATE_NS)
         return bool(self.meter) and t_ns - self.last_ns <= late_ns
-
-    @property
-    def patience_ns(self) -> int:
-        """How long it may be silent."""
-        return max(PATIENCE_NS, _LOST_WINDOWS * self.window_ns)
 
     @property
     def shown(self) -> Block:
@@ -132,6 +135,7 @@ def charged(wall: Wall, deltas: Iterable[Delta], dt_ns: int, t_ns: int) -> Charg
         wall,
         host_uj=wall.host_uj + _sum(deltas, {Domain.CPU, Domain.DRAM}),
         gpu_uj=wall.gpu_uj + _sum(deltas, {Domain.GPU}),
+        lost=wall.lost or any(_is_lost(delta) for delta in deltas),
     )
     reading = _counting(wall, deltas, t_ns)
     residual_uj = window_ns = 0
@@ -149,6 +153,14 @@ def _sum(deltas: Iterable[Delta], domains: set[Domain]) -> int:
     return sum(d.energy_uj for d in deltas if d.device.domain in domains)
 
 
+def _is_lost(delta: Delta) -> bool:
+    """
+    Whether nobody knows what a component used over a long time: its energy is not to become OTHER, and be
+    charged by the others' shares. Of one that began again (a GPU that is reset) the meter alone saw a moment.
+    """
+    return delta.step is Step.AMBIGUOUS and delta.device.domain is not Domain.NODE
+
+
 def rank(device: Device) -> tuple[int, str]:
     """Sorts meters of the node, the best first."""
     return _RANK.get(device.source, len(_RANK)), device.id
@@ -159,30 +171,38 @@ def _counting(wall: Wall, deltas: Iterable[Delta], t_ns: int) -> Delta | None:
     news = [
         d for d in deltas if d.device.domain is Domain.NODE and (d.dt_ns or d.step is Step.FIRST)
     ]
-    best = min(news, key=lambda d: rank(d.device), default=None)
-    if best is None or not wall.speaks(t_ns) or best.device.id == wall.meter:
-        return best
-    known = (_RANK.get(wall.source, len(_RANK)), wall.meter)
-    return best if rank(best.device) < known else None
+    if wall.speaks(
+        t_ns
+    ):  # a better one takes over once it has delivered, or one that flaps would shut all out
+        known = (_RANK.get(wall.source, len(_RANK)), wall.meter)
+        news = [
+            d for d in news
+            if d.device.id == wall.meter or (d.known and rank(d.device) < known)
+        ]  # fmt: skip
+    return min(news, key=lambda d: rank(d.device), default=None)
 
 
 def _settled(wall: Wall, reading: Delta, dt_ns: int, t_ns: int) -> tuple[Wall, int, int]:
     """The account after a reading, the residual, and the window; one as long as the interval is no silence."""
-    device, same = reading.device, reading.device.id == wall.meter
+    device = reading.device
+    same = (device.id, device.includes_gpu) == (wall.meter, wall.includes_gpu)
     parts_uj = wall.host_uj + (wall.gpu_uj if device.includes_gpu else 0)
-    known = reading.step in {Step.NORMAL, Step.WRAPPED} or (
-        reading.step is Step.GAP and reading.energy_uj > 0
-    )
     anew = replace(
         wall, meter=device.id, source=device.source, includes_gpu=device.includes_gpu, last_ns=t_ns,
-        host_uj=0, gpu_uj=0,
+        every_ns=reading.every_ns, host_uj=0, gpu_uj=0, lost=False,
     )  # fmt: skip
-    silent = reading.dt_ns > max(wall.patience_ns, int(_SPREAD * dt_ns))
-    if not same or not known or silent:
+    longest_ns = max(
+        PATIENCE_NS, _LOST_WINDOWS * max(wall.window_ns, reading.every_ns), int(_SPREAD * dt_ns)
+    )
+    if not same:  # what one meter owes is no other's
+        return replace(anew, below_ns=0, credit_uj=max(wall.credit_uj, 0)), 0, 0
+    if wall.lost or not reading.known or reading.dt_ns > longest_ns:
         return replace(anew, below_ns=0), 0, 0
-    credit_uj = wall.credit_uj + reading.energy_uj - parts_uj
-    residual_uj = max(-credit_uj - parts_uj, 0)
     anew = _compared(anew, Block(reading.energy_uj, parts_uj, reading.dt_ns))
+    credit_uj = wall.credit_uj + reading.energy_uj - parts_uj
+    residual_uj = 0
+    if anew.latest.dt_ns:  # before a whole minute is known nobody can say what is much
+        residual_uj = max(-credit_uj - anew.block.parts_uj - anew.latest.parts_uj, 0)
     credit_uj += residual_uj
     settled = replace(anew, credit_uj=credit_uj, due_uj=max(credit_uj, 0), window_ns=reading.dt_ns)
     return settled, residual_uj, reading.dt_ns
