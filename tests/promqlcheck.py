@@ -33,6 +33,7 @@ OPTIONAL = frozenset(  # series that a site may leave out
         "jobwatt:site_price:per_kwh",
         "jobwatt:site_price:per_gpu_hour",
         "jobwatt:site_embodied:grams_per_node_hour",
+        "jobwatt:site_price_changes:bool",
     }
 )
 # Unknown to Prometheus 2.42, each tried on its server.

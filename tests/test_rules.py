@@ -269,3 +269,12 @@ def test_rules(path):
     """What the alerts and the recorded series do over time."""
     done = promtool("test", "rules", path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_mails_figures_are_those_that_are_tested():
+    """tests/rules/changing.yaml evaluates the very expressions of the mails' grams and money."""
+    rules = (ROOT / "alerts/rules/user.yaml").read_text()
+    tested = (ROOT / "tests/rules/changing.yaml").read_text()
+    for name in ("wasted_co2e", "wasted_cost"):
+        found = re.search(rf"{name}: '.*?printf `(.*?)`", rules)[1]
+        assert found.replace("cluster=%q", 'cluster="c"').replace("jobid=%q", 'jobid="1"') in tested

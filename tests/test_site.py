@@ -117,6 +117,9 @@ def test_thresholds_that_no_rule_uses():
     ("[cost]\npue_series = 'x) or (y'", "no PromQL"),
     ("[cost]\npue_series = 'x{a=\"b}'", "no PromQL"),
     ("[cost]\npue_series = 'x # y'", "begins a comment"),
+    ("[cost]\npue_series = '}{ x {}'", "no PromQL"),
+    ("[cost]\nprice_per_kwh_series = '0.25'", "is a number, not a series; use the fixed key, or vector(0.25)"),
+    ("[cost]\nprice_per_kwh_series = 'time()'", "is a number, not a series"),
     ("[cost]\nprice_per_kwh_series = ''", "must not be empty; leave the key out instead"),
     ('[cost]\ncurrency = "E\\nUR"', "must be one line, without control characters"),
     ("[exclude]\nuser = 'root'", "exclude.user: 'root' must be a list"),
@@ -574,9 +577,9 @@ def test_nothing_is_left_of_a_failed_run(toml, tmp_path, monkeypatch):
         ("carbon_intensity_g_per_kwh = 56", "vector(56)"),
         (
             "carbon_intensity_series = 'grid{zone=\"FR\"}'\ncarbon_intensity_g_per_kwh = 56",
-            'max (grid{zone="FR"}) or on () vector(56)',
+            'max (grid{zone="FR"}) > -Inf < Inf or on () vector(56)',
         ),
-        ("carbon_intensity_series = 'a / on () b'", "max (a / on () b)"),
+        ("carbon_intensity_series = 'a / on () b'", "max (a / on () b) > -Inf < Inf"),
     ],
 )
 def test_what_changes_has_a_series_and_the_fixed_figure_stands_in(toml, cost, expr):

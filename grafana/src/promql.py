@@ -51,13 +51,19 @@ def caught_up(sum_: str, parts: list[tuple[str, str, str]]) -> str:
     """
     An integral, and what was not recorded of it (the last minutes, what was before the rules) at today's figures.
 
-    ``parts``: the whole as the counters have it, what of it was recorded, and the series that prices one of it.
+    ``parts``: the whole as the counters have it, what of it was recorded while there was a figure, and the series
+    that prices one of it.
     """
     rest = " + ".join(
         f"(({whole}) - ({seen})) * on () group_left () {per}" for whole, seen, per in parts
     )
     alone = " + ".join(f"({whole}) * on () group_left () {per}" for whole, _, per in parts)
     return f"({sum_}) + {rest} or {alone}"
+
+
+def priced(series: str, where: str, by: str) -> str:
+    """What a job's recorded rate adds up to in the tiles for which there was an intensity or a price (``by``)."""
+    return f"sum (sum_over_time(({series}{{{where}}} and on () {by}){STEP})) * 300"
 
 
 def site_kwh(joules: str) -> str:

@@ -73,9 +73,13 @@ def _costs(cost: Cost) -> Iterator[tuple[str, str]]:
         value, changing = getattr(cost, key), getattr(cost, _CHANGING.get(key, ""), "")
         fixed = None if value is None else f"vector({_number(value)})"
         if changing:
-            yield name, f"max ({changing})" + (f" or on () {fixed}" if fixed else "")
+            # NaN compares as false: it would make a whole week's sum NaN
+            yield name, f"max ({changing}) > -Inf < Inf" + (f" or on () {fixed}" if fixed else "")
         elif fixed:
             yield name, fixed
+    if cost.price_per_kwh_series and cost.price_per_kwh is None:
+        # a price that is silent for a while is unknown, and not 0
+        yield "jobwatt:site_price_changes:bool", "vector(1)"
 
 
 def _matching(chosen: Interactive | Exclude) -> str:

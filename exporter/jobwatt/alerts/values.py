@@ -148,23 +148,35 @@ def whole(least: int) -> Callable[[Any], float]:
     return parse
 
 
+_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`")
+_SCALAR = re.compile(
+    r"[-+]?[\d.]+(?:e[-+]?\d+)?|(?:time|pi|scalar)\s*\(.*\)", re.IGNORECASE | re.DOTALL
+)
+_OPENED_BY = {")": "(", "}": "{", "]": "["}
+
+
 def promql(value: Any) -> str:
-    """PromQL in one line, to be set in parentheses: each bracket and quote of it is closed again."""
-    bare = re.sub(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`", "", some_text(value))
-    depth = 0
+    """
+    PromQL in one line that gives an instant vector, to be set in parentheses: each bracket and quote of
+    it is closed again. What only Prometheus can tell, `promtool check rules` says of the rendered file.
+    """
+    text_ = some_text(value)
+    if _SCALAR.fullmatch(text_):
+        raise ValueError(
+            f"{value!r} is a number, not a series; use the fixed key, or vector({text_})"
+        )
+    bare, opened = _QUOTED.sub("", text_), []
     for char in bare:
-        depth += {"(": 1, ")": -1}.get(char, 0)
-        if depth < 0:
+        if char in "({[":
+            opened.append(char)
+        elif char in _OPENED_BY and (not opened or opened.pop() != _OPENED_BY[char]):
+            opened.append("")
             break
-    if (
-        depth
-        or set(bare) & set("\"'`#")
-        or any(bare.count(a) != bare.count(b) for a, b in ("{}", "[]"))
-    ):
+    if opened or set(bare) & set("\"'`#"):
         raise ValueError(
             f"{value!r} is no PromQL: a bracket or a quote is not closed, or # begins a comment"
         )
-    return some_text(value)
+    return text_
 
 
 def grams_per_kwh(value: Any) -> float:

@@ -27,7 +27,7 @@ from facade import (
 )
 from layout import board
 from palette import COMPONENTS, ORANGE, STATES, VERMILION
-from promql import caught_up, cost, grams, hours, kwh, total
+from promql import caught_up, cost, grams, hours, kwh, priced
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -60,12 +60,14 @@ HELD_S = last("jobwatt_job_gpu_allocated_seconds_total")
 IDLE_S = last("jobwatt_job_gpu_idle_seconds_total")
 IDLE_J = last("jobwatt_job_gpu_idle_energy_joules_total")
 UNKNOWN_S = last("jobwatt_job_gpu_unknown_seconds_total")
+PER_J, PER_S = "jobwatt:waste_cost:per_joule", "jobwatt:waste_cost:per_gpu_second"
+GRADED, PRICED = "jobwatt:waste_co2e_grams_per_joule:avg5m", "jobwatt:waste_cost_per_joule:avg5m"
 CO2E = caught_up(
     grams("job", where=J),
     [
         (
             ENERGY,
-            total("jobwatt:job_energy_joules:rate5m", where=J),
+            priced("jobwatt:job_energy_joules:rate5m", J, GRADED),
             "jobwatt:waste_co2e_grams:per_joule",
         )
     ],
@@ -73,31 +75,16 @@ CO2E = caught_up(
 IDLE_COST = caught_up(
     cost("job", "gpu_idle_", J),
     [
-        (
-            IDLE_J,
-            total("jobwatt:job_gpu_idle_energy_joules:rate5m", where=J),
-            "jobwatt:waste_cost:per_joule",
-        ),
-        (
-            IDLE_S,
-            total("jobwatt:job_gpu_idle_seconds:rate5m", where=J),
-            "jobwatt:waste_cost:per_gpu_second",
-        ),
+        (IDLE_J, priced("jobwatt:job_gpu_idle_energy_joules:rate5m", J, PRICED), PER_J),
+        (IDLE_S, priced("jobwatt:job_gpu_idle_seconds:rate5m", J, PRICED), PER_S),
     ],
 )
+HELD_SO_FAR = priced("jobwatt:job_gpu_allocated_seconds:rate5m", J, PRICED)
 JOB_COST = caught_up(
     cost("job", where=J),
     [
-        (
-            ENERGY,
-            total("jobwatt:job_energy_joules:rate5m", where=J),
-            "jobwatt:waste_cost:per_joule",
-        ),
-        (
-            f"({HELD_S} or vector(0))",
-            f"({total('jobwatt:job_gpu_allocated_seconds:rate5m', where=J)} or vector(0))",
-            "jobwatt:waste_cost:per_gpu_second",
-        ),
+        (ENERGY, priced("jobwatt:job_energy_joules:rate5m", J, PRICED), PER_J),
+        (f"({HELD_S} or vector(0))", f"({HELD_SO_FAR} or vector(0))", PER_S),
     ],
 )
 
