@@ -138,6 +138,8 @@ GOOD = 'credentials = "/c"\nnode = "n"\nurl = "https://b"\n'
         (f"[[bmc]]\n{GOOD}verify = 'no'\n", "verify: must be true or false"),
         (f"[[bmc]]\n{GOOD}interval = '1 minute'\n", r"bmc 1 \(n\): interval: "),
         (f"[[bmc]]\n{GOOD}interval = '500ms'\n", "shorter than 1s"),
+        (f"[[bmc]]\n{GOOD}interval = '61s'\n", "longer than 60s; a wall meter that is silent for a minute"),
+        (f"[defaults]\ninterval = '5m'\n[[bmc]]\n{GOOD}", "longer than 60s"),
         (f"[[bmc]]\n{GOOD}ipmi = 'b'\n", "either url"),
         ("[[bmc]]\nnode = 'n'\ncredentials = '/c'\n", "either url"),
         ("[[bmc]]\nnode = 'n'\nurl = 'https://b'\n", "credentials: must name"),
@@ -267,7 +269,8 @@ def test_ipmi_over_lan(tmp_path, monkeypatch):
     asked = []
     answers = [ipmi.Answer(321_000_000, 7), Failure("bmc", "wrong_credentials", "no")]
 
-    def answer(host, user, password, tool, timeout_s):
+    def answer(host, user, password, tool, timeout_s, *, runner):
+        assert not runner._stopping.is_set()
         asked.append((host, user, password, tool, timeout_s))
         return answers[min(len(asked), 2) - 1]
 
@@ -284,6 +287,29 @@ def test_ipmi_over_lan(tmp_path, monkeypatch):
     assert len(asked) == 3
     secret.chmod(0o644)
     assert way.look().failures[0].reason == "credentials_file"
+
+
+def test_a_tool_that_hangs_is_ended_with_the_proxy(tmp_path, monkeypatch):
+    """SIGTERM ends the question in progress, its tool and what that started, well before its deadline."""
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "ipmi-dcmi"
+    tool.write_text(f"#!/bin/sh\nsleep 3600 &\necho $! > {tmp_path}/pid\nwait\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    fields = {"credentials": credentials(tmp_path), "timeout_ns": 40 * NS_PER_S}
+    poller = Poller([BmcMeter(entry(url="", ipmi="bmc7", **fields))], 2)
+    with running(poller):
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    assert poller.close(20)
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid))
+    assert poller.errors() == {"failed": 1}
+
+
+def _is_zombie(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
 
 
 # --- who is asked when --------------------------------------------------------------------------

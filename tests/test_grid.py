@@ -25,14 +25,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 import gridmock
+import netfaults
 import webcerts
 from gridmock import CANARIES, EM_TOKEN, PROM_TOKEN, WT_PAIR, GridServer
 from jobwatt.central.grid import (
     electricitymaps,
+    headers,
     kept,
     promql,
     rte,
-    secretfile,
     table,
     uk,
     watttime,
@@ -476,6 +477,22 @@ def test_https(tls, secrets):
         assert caught.value.reason == "timeout"
 
 
+def test_a_drip_in_the_handshake(tls):
+    """A server that drips its part of TLS's handshake is given up at the deadline as well."""
+    ca_file, _ = tls
+    with netfaults.drips_a_handshake() as port, pytest.raises(GridError) as caught:
+        Fetcher(0.5, ca_file)(f"https://127.0.0.1:{port}/")
+    assert caught.value.reason == "timeout"
+
+
+def test_a_names_addresses_share_the_deadline(server, monkeypatch):
+    """Where a name has an address that never answers, the next one is asked within the same deadline."""
+    port = int(server.url.rpartition(":")[2])
+    with netfaults.silent_first(monkeypatch, "grid.test", port):
+        server.fault = gridmock.answering(b"[7]")
+        assert Fetcher(4)(f"http://grid.test:{port}/") == [7]
+
+
 def test_through_a_proxy(tls, secrets, monkeypatch):
     """https_proxy is honoured: many clusters reach the world through one only."""
     ca_file, context = tls
@@ -512,7 +529,7 @@ def test_secrets_are_nowhere_but_in_requests(server, secrets, tmp_path, caplog):
     (secrets / "prom").chmod(0o644)
     said += asked(grid).decode() + grid.board.page() + caplog.text
     said += (tmp_path / "cache.json").read_text() + repr(made)
-    assert "not one line" in said
+    assert "must hold one line" in said
     assert "others can read it" in said
     for canary in (*CANARIES, base64.b64encode(WT_PAIR.encode()).decode()):
         assert canary not in said
@@ -532,39 +549,60 @@ def test_an_error_nobody_thought_of(server, secrets, caplog):
 @pytest.mark.parametrize(
     ("text", "mode", "match"),
     [
-        (b"token\n", 0o600, None),
-        (b"token\n", 0o640, None),
-        (b"token\n", 0o644, "others can read"),
-        (b"token\n", 0o660, "others can read"),
-        (b"", 0o600, "not one line"),
-        (b"\n", 0o600, "not one line"),
-        (b"to\nken", 0o600, "not one line"),
-        (b"t\xc3\xb6ken", 0o600, "not one line"),
-        (b"a" * 20_000, 0o600, "not one line"),
+        (b"s3cret\n", 0o600, None),
+        (b"  s3cret \r\n", 0o600, None),
+        (b"s3cret\n", 0o644, "chmod"),
+        (b"s3cret\n", 0o660, "chmod"),
+        (b"", 0o600, "one line"),
+        (b"\n", 0o600, "one line"),
+        (b" \n", 0o600, "one line"),
+        (b"s3\ns3cret", 0o600, "one line"),
+        (b"s3cr\xc3\xb6t", 0o600, "one line"),
+        (b"a" * 20_000, 0o600, "one line"),
     ],
 )
-def test_a_secret_is_one_line_that_others_cannot_read(tmp_path, text, mode, match):
-    """The group may; the message says what to do and never shows the text."""
+def test_a_token_is_one_line_that_others_cannot_read(tmp_path, text, mode, match):
+    """The message says what to do and never shows the text."""
     path = tmp_path / "secret"
     path.write_bytes(text)
     path.chmod(mode)
     if match is None:
-        assert secretfile.read_secret(path) == "token"
+        assert headers.token(path) == "s3cret"
         return
     with pytest.raises(GridError, match=match) as caught:
-        secretfile.read_secret(path)
-    assert "ken" not in str(caught.value)
+        headers.token(path)
+    assert caught.value.reason == "credentials"
+    assert "s3" not in str(caught.value)
+
+
+def test_credentials_are_a_user_and_a_password(tmp_path):
+    """A file that holds a token where USER:PASSWORD is wanted is said, and never shown nor sent."""
+    path = tmp_path / "secret"
+    path.write_text("ü:b:c\n")
+    path.chmod(0o600)
+    sent = headers.basic(path)["Authorization"].removeprefix("Basic ")
+    assert base64.b64decode(sent).decode() == "ü:b:c"
+    path.write_text("t0ken\n")
+    with pytest.raises(GridError, match="USER:PASSWORD") as caught:
+        headers.basic(path)
+    assert caught.value.reason == "credentials"
+    assert "t0ken" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_secret_is_not_a_strangers(tmp_path):
-    """Whoever owns the file could choose what is sent."""
-    path = tmp_path / "secret"
+    """Whoever owns the file, or a link to it, could choose what is sent."""
+    path, link = tmp_path / "secret", tmp_path / "link"
     path.write_text("token")
     path.chmod(0o600)
+    link.symlink_to(path)
+    assert headers.token(link) == "token"
+    os.lchown(link, 4321, -1)
+    with pytest.raises(GridError, match="somebody else"):
+        headers.token(link)
     os.chown(path, 4321, -1)
     with pytest.raises(GridError, match="belongs to uid 4321"):
-        secretfile.read_secret(path)
+        headers.token(path)
 
 
 def test_a_secret_is_a_plain_file(tmp_path):
@@ -572,7 +610,7 @@ def test_a_secret_is_a_plain_file(tmp_path):
     os.mkfifo(tmp_path / "fifo", 0o600)
     for name in ("fifo", "", "missing"):
         with pytest.raises(GridError) as caught:
-            secretfile.read_secret(tmp_path / name)
+            headers.token(tmp_path / name)
         assert caught.value.reason == "credentials"
 
 

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 import redfishmock
 import webcerts
-from jobwatt.model import NS_PER_S, Domain, Kind
+from jobwatt.meter import measure
+from jobwatt.model import NS_PER_S, Domain, Kind, SourceResult, Step
 from jobwatt.sources import redfish, redfish_power, redfish_tree
 from jobwatt.sources.polled import Polled
 from jobwatt.sources.secrets import read_credentials
@@ -166,7 +167,7 @@ def test_the_enclosure_is_never_the_node(certs, opened, kind):
         ([{"Name": "System", "PowerConsumedWatts": 0}], None),
         ([{"Name": "System", "PowerConsumedWatts": -5}], None),
         ([{"Name": "System", "PowerConsumedWatts": True}], None),
-        ([{"Name": "System", "PowerConsumedWatts": 5_000_000}], None),
+        ([{"Name": "System", "PowerConsumedWatts": 100_001}], None),
         ([{"Name": "System", "PowerMetrics": {"AverageConsumedWatts": 300}}], None),
         # the whole and its parts
         ([{"Name": "Chassis Power Control", "PowerConsumedWatts": 500},
@@ -224,7 +225,7 @@ def test_one_unknown_supply_makes_the_sum_unknown():
     assert redfish_power.supplies([spare, spare]) is None
 
 
-@given(st.floats(min_value=0.000001, max_value=1_000_000))
+@given(st.floats(min_value=0.000001, max_value=100_000))
 def test_watts_become_microwatts_exactly(value):
     """A figure is rounded to the nearest microwatt and nothing else."""
     assert abs(Fraction(redfish_power.microwatts(value)) - Fraction(value) * 1_000_000) <= Fraction(1, 2) + Fraction(value) / 2**30  # fmt: skip
@@ -334,6 +335,76 @@ def test_a_figure_that_moves_is_found_again(certs, opened):
         }
         del bmc.tree[POWER]
         assert watts(client.look()) == 321
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Give a function that says by how many seconds the look's clock is ahead from now on."""
+    now = time.monotonic
+
+    def set_ahead(seconds):
+        monkeypatch.setattr(redfish.time, "monotonic", lambda: now() + seconds)
+
+    return set_ahead
+
+
+RACKMOUNT = "/redfish/v1/Chassis/1U"
+
+
+def test_a_better_place_is_asked_again(certs, opened, later):
+    """
+    One null in the better place (a BMC that starts) does not leave the worse one in use for ever: some
+    minutes later the better is asked again, by one GET, and not before.
+    """
+    with Bmc(certs.good, folder("public-rackmount1")) as bmc:
+        good = bmc.tree[f"{RACKMOUNT}/EnvironmentMetrics"]
+        bmc.tree[f"{RACKMOUNT}/EnvironmentMetrics"] = {"PowerWatts": {"Reading": None}}
+        client = opened(bmc)
+        assert watts(client.look()) == 344
+        before = len(bmc.seen)
+        later(301)
+        assert watts(client.look()) == 344  # still null there
+        assert bmc.gets()[-2:] == [f"{RACKMOUNT}/EnvironmentMetrics", f"{RACKMOUNT}/Power"]
+        assert len(bmc.seen) == before + 2
+        bmc.tree[f"{RACKMOUNT}/EnvironmentMetrics"] = good
+        assert watts(client.look()) == 344
+        later(602)
+        result = client.look()
+        assert (watts(result), result.readings[0].device.name) == (374, "EnvironmentMetrics")
+        assert watts(client.look()) == 374
+        assert bmc.gets()[-1] == f"{RACKMOUNT}/EnvironmentMetrics"
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_better_place_that_fails_costs_no_figure(certs, opened, later, status):
+    """Where the better place answers with an error, the one in use is asked in the same look."""
+    with Bmc(certs.good, folder("public-rackmount1")) as bmc:
+        bmc.statuses[f"{RACKMOUNT}/EnvironmentMetrics"] = status
+        client = opened(bmc)
+        assert watts(client.look()) == 344
+        later(301)
+        assert watts(client.look()) == 344
+
+
+def test_places_are_meters_of_their_own(certs, opened, later):
+    """Another place is another name and another epoch: no energy is counted from one sensor to another."""
+    with Bmc(certs.good, folder("public-rackmount1")) as bmc:
+        good = bmc.tree[f"{RACKMOUNT}/EnvironmentMetrics"]
+        client = opened(bmc, every_ns=10 * NS_PER_S)
+        cursors, seen = {}, []
+        for reading, ahead_s in ((good, 0), ({}, 0), ({}, 0), (good, 301)):
+            bmc.tree[f"{RACKMOUNT}/EnvironmentMetrics"] = reading
+            later(ahead_s)
+            (found,) = client.look().readings
+            metered = measure(cursors, [found], NS_PER_S)
+            cursors = metered.cursors
+            seen.append((found.device.name, metered.booked[0].step))
+        assert seen == [
+            ("EnvironmentMetrics", Step.FIRST),
+            ("PowerControl", Step.RESET),
+            ("PowerControl", Step.NORMAL),
+            ("EnvironmentMetrics", Step.RESET),
+        ]
 
 
 @pytest.mark.parametrize("status", [403, 500, 501, 503])
@@ -858,9 +929,9 @@ def test_credentials_are_read(tmp_path):
     assert read_credentials(credentials(tmp_path, "ü:ß\r\n")) == ("ü", "ß")
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644, 0o777])
+@pytest.mark.parametrize("mode", [0o604, 0o620, 0o660, 0o650, 0o644, 0o777])
 def test_a_readable_credentials_file_is_refused(tmp_path, mode):
-    """Any access for group or others is refused, with the command that mends it."""
+    """Any access for others is refused, and more than reading for the group, with the command that mends it."""
     path = credentials(tmp_path)
     path.chmod(mode)
     with pytest.raises(ValueError, match=f"chmod 600 {path}") as caught:
@@ -869,7 +940,7 @@ def test_a_readable_credentials_file_is_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "user", ":x", "x:", "a:b\nc:d", "a:b\x00", "a:" + "x" * 5000, "a:b\x1b[0m"]
+    "text", ["", "user", ":x", "x:", "a:b\nc:d", "a:b\x00", "a:" + "x" * 17_000, "a:b\x1b[0m"]
 )
 def test_credentials_that_are_none(tmp_path, text):
     """Wrong content is refused, and never repeated."""
@@ -904,15 +975,45 @@ def test_credentials_of_somebody_else(tmp_path):
         read_credentials(path)
 
 
-def test_credentials_from_systemd(tmp_path, monkeypatch):
-    """In the directory of LoadCredential= the group bits are an access list's mask; others' stay refused."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize("mode", [0o640, 0o440, 0o600, 0o400])
+def test_the_group_may_read_what_is_roots(tmp_path, monkeypatch, mode):
+    """
+    root:jobwatt 0640, a Kubernetes secret with fsGroup, systemd's LoadCredential= (whose access list
+    shows there): who is in the group of root's file is root's decision. Of a user's own file it is not.
+    """
     path = credentials(tmp_path)
-    path.chmod(0o440)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path.chmod(mode)
     assert read_credentials(path) == (USER, PASSWORD)
-    path.chmod(0o444)
-    with pytest.raises(ValueError, match="chmod"):
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert read_credentials(path) == (USER, PASSWORD)
+    path.chmod(mode | 0o004)
+    with pytest.raises(ValueError, match=f"chmod 640 {path}"):
         read_credentials(path)
+    path.chmod(mode)
+    os.chown(path, 12345, -1)
+    if mode & 0o040:
+        with pytest.raises(ValueError, match=f"chmod 600 {path}"):
+            read_credentials(path)
+    else:
+        assert read_credentials(path) == (USER, PASSWORD)
+
+
+def test_an_exceptions_text_is_not_told():
+    """What a source's work raises is told by its type alone: its text may repeat what a file or a device said."""
+
+    def work() -> SourceResult:
+        raise ValueError(f"bad line: {USER}:{PASSWORD}")
+
+    polled = Polled("bmc", work, every_s=60, limit_s=10)
+    try:
+        while not (found := polled.read(full=True).failures):
+            time.sleep(0.01)
+    finally:
+        polled.close()
+    assert [failure.reason for failure in found] == ["exception"]
+    assert "ValueError" in found[0].message
+    assert PASSWORD not in found[0].message
 
 
 def test_a_credentials_file_that_is_refused_is_a_failure(certs, opened, secret):

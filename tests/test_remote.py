@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import netfaults
 import wattmetre
 import webcerts
 from daemon import BOOT_ID, Daemon, wait
@@ -252,6 +253,24 @@ ANSWERS = {
     "nan": (ok(MINE.replace(b" 7\n", b" NaN\n")), "garbled"),
     "negative": (ok(MINE.replace(b" 7\n", b" -7\n")), "garbled"),
     "infinite": (ok(MINE.replace(b" 7\n", b" 1e999\n")), "garbled"),
+    "a float's end": (ok(MINE.replace(b" 7\n", b" 1.7e308\n")), "garbled"),
+    "more than a counter holds": (ok(MINE.replace(b" 7\n", b" 9.3e12\n")), "garbled"),
+    "together more": (
+        ok(meter("1", "5e12").encode() + meter("2", "5e12").encode()),
+        "garbled",
+    ),
+    "more than a port feeds": (ok(MINE.replace(b" 70\n", b" 100001\n")), "garbled"),
+    "time's end": (ok(meter("1", 7, 70, read_s="1.7e308").encode()), "garbled"),
+    "a time that is none": (ok(meter("1", 7, 70, read_s="1e10").encode()), "garbled"),
+    "of the future": (ok(meter("1", 7, 70, read_s="9e9").encode()), "stale"),
+    "two of that name": (
+        ok(MINE.replace(b"gpu01", b"gpu01.a") + MINE.replace(b"gpu01", b"gpu01.b")),
+        "ambiguous",
+    ),
+    "odd names of that name": (
+        ok(MINE.replace(b"gpu01", b"gpu01.\\n") + MINE),
+        "ambiguous",
+    ),
     "no utf-8": (ok(MINE.replace(b"wattmeter", b"watt\xffmeter")), "garbled"),
     "too many rows": (ok(b"".join(meter(str(n), 7, 70).encode() for n in range(99))), "garbled"),
     "odd name": (ok(MINE.replace(b'meter="1"', b'meter="1\\n2"')), "garbled"),
@@ -270,6 +289,41 @@ def test_answers_that_are_none(data, reason):
     with says(data) as url, asking(url) as source:
         assert failure(source).reason == reason
         assert source.read(full=True).readings == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "found"),
+    [
+        ("gpu01", "gpu01", True),
+        ("gpu01", "gpu01.site.org", True),
+        ("gpu01", "gpu01x.site.org", False),
+        ("gpu01.site.org", "gpu01.site.org", True),
+        ("gpu01.site.org", "gpu01", False),
+        ("gpu01.site.org", "gpu01.other.org", False),
+    ],
+)
+def test_a_nodes_name(asked, there, found):
+    """Names are compared up to their first dot; one that is asked for with a dot, as it is."""
+    page = meter("1", 7, 70, 1e9, node=there).encode()
+    assert bool(remote_page.meters(page, asked)) == found
+    with serving(meter("1", 7, 70, node=there)) as (_, url), asking(url, node=asked) as source:
+        if found:
+            assert answer(source).value == 7_000_000
+        else:
+            message = failure(source).message
+            assert asked in message
+            assert "bmc-proxy" in message  # the other side may be one
+
+
+def test_a_names_addresses_share_the_deadline(monkeypatch):
+    """Where a name has an address that never answers, the next one is asked within the same deadline."""
+    with serving(meter("1", 7, 70)) as (_, url):
+        port = int(url.split(":")[2].partition("/")[0])
+        with (
+            netfaults.silent_first(monkeypatch, "meter.test", port),
+            asking(f"http://meter.test:{port}/metrics", limit_s=2) as source,
+        ):
+            assert answer(source).value == 7_000_000
 
 
 def test_nobody_there():
@@ -402,6 +456,22 @@ def test_new_epochs():
     assert epoch(pages.look(one(10))) == 6
 
 
+def test_a_jump_that_no_meter_measures():
+    """
+    A counter that grew by more than a port can feed in that time is another counter: no energy across.
+    Up to that, and over any time without answers, it is taken.
+    """
+    pages = Pages()
+    assert epoch(pages.look(one(100))) == 0
+    assert epoch(pages.look(one(100 + 100_000 * 5))) == 0
+    assert epoch(pages.look(one(10**7))) == 1
+    assert epoch(pages.look(one(10**7 + 90_000 * 3600), later_s=3600)) == 1
+    assert epoch(pages.look(one(9e12))) == 2
+    assert epoch(pages.look(one(9e12 + 1))) == 2
+    assert epoch(pages.look(one(9e12 + 2), one(1, name="2"))) == 3
+    assert epoch(pages.look(one(9e12 + 3), one(10**8, name="2"))) == 4
+
+
 def test_another_set_is_another_meter():
     """Sets of meters have ids of their own: a daemon that was down meanwhile takes no added meter for energy."""
     before, after = Pages(), Pages()
@@ -443,12 +513,37 @@ def test_a_slow_bmc():
     assert results[-1].readings[0].every_ns == 30 * S
 
 
+@pytest.mark.parametrize("interval_s", [1, 5, 30, 60])
+def test_a_bmc_that_is_asked_each_minute(interval_s):
+    """
+    The slowest that a proxy may be (60 s, with its jitter, an answer of 10 s, and one lost) is not too old
+    for the slowest and the quickest node.
+    """
+    pages = Pages(interval_s=interval_s)
+    for n in range(600 // interval_s):
+        age_s = n * interval_s % 137  # 63 s, 63 s again, and 10 s more
+        (reading,) = pages.look(
+            one(None, age_s=age_s, name="PowerControl", source="bmc"), later_s=interval_s
+        ).readings
+        assert reading.epoch == 0
+        assert reading.every_ns <= 60 * S
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     st.lists(
         st.one_of(
             st.binary(max_size=80),
-            st.sampled_from([MINE, MINE[:40], b'jobwatt_meter_up{node="gpu01"', b"\n", b'"gpu01"']),
+            st.sampled_from(
+                [
+                    MINE,
+                    MINE.replace(b"7", b"7e307"),
+                    MINE[:40],
+                    b'jobwatt_meter_up{node="gpu01"',
+                    b"\n",
+                    b'"gpu01"',
+                ]
+            ),
         ),
         max_size=20,
     )
@@ -471,6 +566,8 @@ def test_any_page(parts):
         ({"remote.url": "http://u:pa55/word@meter/metrics"}, "must be http"),
         ({"remote.url": "http://meter:99999/"}, "must be http"),
         ({"remote.url": "http://meter/", "remote.credentials": "/s"}, "in the clear"),
+        ({"remote.interval": "61s"}, "silent for a minute is not waited for"),
+        ({"remote.interval": "500ms"}, "not between 1s and 60s"),
     ],
 )
 def test_settings_that_are_refused(flags, words):

@@ -76,6 +76,21 @@ def bmc_interval(text: str) -> int:
     return value
 
 
+def remote_interval(text: str) -> int:
+    """
+    Time between two questions to another page, 1 s to 60 s.
+
+    The page is made anew each second at most; a wall meter that is silent for a minute is not waited
+    for (wall.py), and what it saw would be charged to nobody.
+    """
+    value = duration(text)
+    if not NS_PER_S <= value <= 60 * NS_PER_S:
+        raise ValueError(
+            f"{text} is not between 1s and 60s: a wall meter that is silent for a minute is not waited for"
+        )
+    return value
+
+
 def choice(*words: str) -> Callable[[str], str]:
     """One of a few words."""
 
@@ -238,16 +253,19 @@ class Config:
         "metrics page of the jobwatt that reads this node's meter or BMC",
     )
     remote_node: str = _setting(
-        "remote.node", "", str, "this node's name there (default the host name up to its first dot)"
+        "remote.node",
+        "",
+        str,
+        "this node's name there (default the host name); compared up to the first dot, with a dot as it is",
     )
     remote_interval: int = _setting(
-        "remote.interval", "5s", positive_duration, "time between two questions"
+        "remote.interval", "5s", remote_interval, "time between two questions, 1s to 60s"
     )
     remote_credentials: Path | None = _setting(
         "remote.credentials",
         "",
         optional_file,
-        "file with USER:PASSWORD, readable by its owner only",
+        "file with USER:PASSWORD that others cannot read (root's: its group may)",
     )
     remote_ca_file: Path | None = _setting(
         "remote.ca-file", "", optional_file, "certificates that the other side's is checked against"
@@ -263,7 +281,10 @@ class Config:
     )
     bmc_redfish: str = _setting("bmc.redfish", "", bmc_url, "https URL of this node's BMC")
     bmc_credentials: Path | None = _setting(
-        "bmc.credentials", "", optional_file, "file with USER:PASSWORD, readable by its owner only"
+        "bmc.credentials",
+        "",
+        optional_file,
+        "file with USER:PASSWORD that others cannot read (root's: its group may)",
     )
     bmc_ca_file: Path | None = _setting(
         "bmc.ca-file", "", optional_file, "certificates that the BMC's is checked against"

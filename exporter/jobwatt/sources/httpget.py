@@ -22,8 +22,6 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_CHUNK = 1 << 16
-
 
 class GetError(Exception):
     """
@@ -69,11 +67,12 @@ class Getter:
     _tls: ssl.SSLContext | None = None
     _socket: socket.socket | None = None
     _aborted: bool = False
+    _until_s: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, url: str, headers: Mapping[str, str]) -> Page:
         """The page at ``url``. Raises GetError."""
-        until_s = time.monotonic() + self.limit_s
+        self._until_s = until_s = time.monotonic() + self.limit_s
         timer = threading.Timer(self.limit_s, self._cut)
         timer.daemon = True
         timer.start()
@@ -104,7 +103,7 @@ class Getter:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         host, port = parts.hostname or "", parts.port or (443 if secure else 80)
-        self._keep(socket.create_connection((host, port), self.limit_s))
+        self._keep(connect((host, port), self._until_s))
         if secure:
             self._secure(host)
         connection = http.client.HTTPConnection(host, port)
@@ -136,6 +135,8 @@ class Getter:
             self._socket = sock
             if self._aborted:
                 raise GetError("unreachable", "given up")
+            if time.monotonic() >= self._until_s:  # there was nothing to be cut yet
+                raise _timeout(self.limit_s)
 
     def _cut(self) -> None:
         """End the connection under whoever waits for it."""
@@ -150,6 +151,32 @@ class Getter:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
+
+
+def connect(address: tuple[str, int], until_s: float) -> socket.socket:
+    """
+    Connect to the first of a name's addresses that answers; the name's lookup is not bounded.
+
+    All of them share the time until ``until_s`` (time.monotonic), each attempt an equal part of what is
+    left: one that never answers leaves the next its own. OSError of the last where none does.
+    """
+    error = OSError("the name has no address")
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, where) in enumerate(found):
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the time for connecting is over")
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left_s / (len(found) - number))
+            sock.connect(where)
+            sock.settimeout(left_s)
+        except OSError as err:
+            sock.close()
+            error = err
+        else:
+            return sock
+    raise error
 
 
 def _check(answer: http.client.HTTPResponse) -> None:

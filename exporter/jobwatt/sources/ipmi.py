@@ -144,6 +144,7 @@ def lan_reading(
     *,
     port: int = 623,
     privilege: str = "USER",
+    runner: Runner | None = None,
 ) -> Answer | Failure:
     """
     Ask another machine's BMC for its power over IPMI 2.0 (RMCP+); never raises.
@@ -161,6 +162,7 @@ def lan_reading(
         timeout_s: the tool is killed after this.
         privilege: what is asked for: ``USER`` (enough for power on OpenBMC, dcmihandler.cpp),
             ``OPERATOR`` or ``ADMIN``.
+        runner: runs the tool, for ``timeout_s``; who may have to end it keeps one for each BMC.
 
     Returns:
         The power, or a Failure of source ``bmc`` whose message names the host and what mends it.
@@ -178,7 +180,8 @@ def lan_reading(
     try:
         with _nameless_file(secret) as descriptor:
             session = _Session(host, port, user, f"/proc/self/fd/{descriptor}", privilege)
-            outcome = Runner(timeout_s).run((program, *_LAN[name](session)), _ENV, (descriptor,))
+            argv = (program, *_LAN[name](session))
+            outcome = (runner or Runner(timeout_s)).run(argv, _ENV, (descriptor,))
     except OSError as err:
         return _failure("failed", f"{host}: no file for the password: {err.strerror}", _MENDING_LAN)
     return _judged(name, outcome, timeout_s, f"{host}: ", _MENDING_LAN)

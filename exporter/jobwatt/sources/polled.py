@@ -101,7 +101,8 @@ class Polled:
         try:
             return self._work()
         except Exception as err:  # noqa: BLE001  a sensor's fault must not end its thread
-            message = f"{self.name}: {type(err).__name__}: {err}"
+            # not its text: that may repeat what a device, or a credentials file, said
+            message = f"{self.name}: {type(err).__name__} in jobwatt; please report it"
             return SourceResult(failures=(Failure(self.name, "exception", message),))
 
     def _hanging(self, since_s: float) -> Failure:

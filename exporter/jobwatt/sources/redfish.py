@@ -7,7 +7,8 @@ For sources/bmc.py (one BMC, this node's own, behind polled.py)::
     Polled("bmc", bmc.look, every_s=10, limit_s=..., close=bmc.close)
 
 Where the power stands is found once (redfish_tree.py: in which order, docs/bmc.md: why) and then
-asked alone, until it is no longer there. What is taken from a resource: redfish_power.py. HTTP and
+asked alone, until it is no longer there; where a better place had no figure, that is asked again in some
+minutes. What is taken from a resource: redfish_power.py. HTTP and
 sessions: redfish_client.py, imported at the first look.
 """
 
@@ -33,6 +34,9 @@ _UW_PER_W = 1_000_000
 # BMCs lock an account after a few wrong passwords (Redfish: AccountService's AccountLockoutThreshold,
 # counted anew after AccountLockoutCounterResetAfter, mostly 30 s to 300 s).
 _REFUSED_S = 300.0
+# How often better places are asked again, a GET or some each: a BMC that starts has its sensors within
+# minutes, and a place that is null for good then costs one question in thirty (bmc.interval 10 s).
+_ANEW_S = 300.0
 # A look asks for at most so many resources: a tree that leads in circles ends.
 _MAX_REQUESTS = 80
 # After one of these another place of the same BMC may still answer.
@@ -88,6 +92,10 @@ class Bmc:
         self._includes_gpu, self._node = includes_gpu, node
         self._client: Client | None = None
         self._place: Place | None = None
+        self._better: list[Place] = []  # they come before it, and had no figure
+        self._anew_s = 0.0  # when they are asked again
+        self._stood: tuple[str, tuple[str, ...]] | None = None  # where the last figure did
+        self._epoch = 0  # places are sensors of their own: no energy from one to the other
         self._known: dict[str, dict[str, Any] | None] = {}  # resources on the way to a place
         self._asked = 0
         self._renewed = False
@@ -189,9 +197,11 @@ class Bmc:
         return client.get(path)
 
     def _again(self, ask: Any, error: Any) -> Reading | None:
-        """Ask where the power stood last; None where it no longer does."""
+        """Ask where the power stood last, seldom where it better stood; None where it stands in neither."""
         if self._place is None:
             return None
+        if time.monotonic() >= self._anew_s and (found := self._bettered(ask, error)):
+            return found
         try:
             found = self._measured(ask, self._place)
         except error as err:
@@ -202,9 +212,27 @@ class Bmc:
             self._place = None
         return found
 
+    def _bettered(self, ask: Any, error: Any) -> Reading | None:
+        """Ask the better places again."""
+        self._anew_s = time.monotonic() + _ANEW_S
+        for number, place in enumerate(self._better):
+            try:
+                found = self._measured(ask, place)
+            except error as err:
+                if err.reason not in _ELSEWHERE:
+                    raise
+                if err.reason == "timeout":  # what is left is for the place that answers
+                    return None
+                found = None
+            if found:
+                self._place, self._better = place, self._better[:number]
+                return found
+        return None
+
     def _search(self, ask: Any, error: Any) -> Reading:
         """Find a place with power; what is known of the way is kept, so that a slow BMC is searched in parts."""
         trouble = None
+        passed: list[Place] = []
         for place in places(lambda path: self._on_the_way(ask, path), self._start):
             try:
                 found = self._measured(ask, place)
@@ -213,9 +241,11 @@ class Bmc:
                     raise
                 trouble, found = err, None
             if found:
-                self._place = place
+                self._place, self._better = place, passed
+                self._anew_s = time.monotonic() + _ANEW_S
                 self._known.clear()
                 return found
+            passed.append(place)
         if trouble is None or trouble.reason != "timeout":
             self._known.clear()
         raise trouble or error("no_power", "the BMC tells no power of the node")
@@ -230,6 +260,9 @@ class Bmc:
         power_uw = place.figure([ask(path) for path in place.paths])
         if power_uw is None:
             return None
+        stands = place.name, place.paths
+        self._epoch += self._stood not in {None, stands}
+        self._stood = stands
         after_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         device = Device(
             Domain.NODE,
@@ -241,7 +274,14 @@ class Bmc:
         )
         # the BMC read its sensor at some moment while it was asked
         moment_ns = (before_ns + after_ns) // 2
-        return Reading(device, Kind.POWER, power_uw, moment_ns, every_ns=self._every_ns)
+        return Reading(
+            device,
+            Kind.POWER,
+            power_uw,
+            moment_ns,
+            epoch=self._epoch,
+            every_ns=self._every_ns,
+        )
 
     def _failure(self, reason: str, text: str, login: tuple[str, str]) -> SourceResult:
         if reason == "certificate" and self._client:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 _UW_PER_W = 1_000_000
-# Above what a whole rack draws (a GB200 NVL72 about 120 kW): a unit was mistaken, or a byte lost.
-_MAX_W = 1_000_000
+# A node draws a tenth of it (a whole GB200 NVL72 rack about 120 kW): a unit was mistaken, or a byte lost.
+_MAX_W = 100_000
 # A node has a few chassis and power supplies; more than this is not looked at.
 MANY = 32
 

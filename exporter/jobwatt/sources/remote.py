@@ -42,8 +42,10 @@ _LIMIT_BYTES = 4 << 20
 _STALE_INTERVALS = 3
 # An answer may take _LIMIT_S, and its Date is whole seconds: later than that, the clock there was set back.
 _SET_BACK_NS = 8 * NS_PER_S
+# The moments of readings there are known to within a second (the header Date) and a wattmeter's row.
+_UNSURE_NS = 2 * NS_PER_S
 # How far apart readings may be there without anything being amiss: a second (sample.interval, and the
-# header Date knows no less); a BMC is asked every 10 s to 60 s (bmc.interval).
+# header Date knows no less); a BMC is asked at least every 60 s (bmc.interval, bmc-proxy's interval).
 _EVERY_NS = {"wattmeter": NS_PER_S, "bmc": 60 * NS_PER_S}
 
 
@@ -124,11 +126,14 @@ class Remote:
             found = remote_page.meters(page.body, self._node)
         except GetError as err:
             return self._failed(err.reason, str(err))
-        except (ValueError, LookupError) as err:
+        except remote_page.SeveralNodesError as err:
+            return self._failed("ambiguous", f"{err}: give remote.node with its domain")
+        except (ValueError, LookupError, ArithmeticError) as err:
             return self._failed("garbled", f"that is no metrics page ({type(err).__name__})")
         if not found:
             why = (
-                f"no meter there feeds {self._node}: see its wattmeter.ports, and remote.node here"
+                f"no meter there is {self._node}'s: see wattmeter.ports there, or the nodes in its "
+                "bmc-proxy's list, and remote.node here"
             )
             return self._failed("no_meter", why)
         self._good = self._track.add(found, _there_ns(page), arrival_ns)
@@ -149,7 +154,8 @@ class Track:
     Pages one after another become readings of one device, the node's meters together.
 
     A new epoch, in which no energy is counted across, begins where the set of meters changed, a
-    counter went down, energy gave way to power, or a meter had stopped. A time without answers is
+    counter went down or grew by more than a meter measures in that time, energy gave way to power, or
+    a meter had stopped. A time without answers is
     none of these: the other side's counters went on, and what they show was measured.
     """
 
@@ -189,6 +195,10 @@ class Track:
             age_ns = arrival_ns - (int(meter.read_s * NS_PER_S) + apart_ns)
             if age_ns > _STALE_INTERVALS * every_ns:
                 return f"the last reading of {shown} there is too old: see to that host"
+            if age_ns < -_SET_BACK_NS:
+                return (
+                    f"the last reading of {shown} there is of the future: see to that host's clock"
+                )
         every = meters.meters.values()
         if any(m.energy_uj is None for m in every) and any(m.power_uw is None for m in every):
             return (
@@ -210,7 +220,7 @@ class Track:
         oldest_s = min(meter.read_s or 0 for meter in meters.meters.values())
         t_ns = min(int(oldest_s * NS_PER_S) + apart_ns, arrival_ns)
         last = self._last
-        if self._began_anew(device, kind, energies):
+        if self._began_anew(device, kind, energies, arrival_ns):
             self._epoch += 1
         elif last is not None and t_ns <= last.t_ns:
             return last  # nothing new, or the clocks were found to be closer than thought
@@ -223,11 +233,17 @@ class Track:
         self._last = Reading(device, kind, value, t_ns, epoch=self._epoch, every_ns=every_ns)
         return self._last
 
-    def _began_anew(self, device: Device, kind: Kind, energies: Mapping[str, int]) -> bool:
-        if self._last is None:
+    def _began_anew(
+        self, device: Device, kind: Kind, energies: Mapping[str, int], arrival_ns: int
+    ) -> bool:
+        last = self._last
+        if last is None:
             return False
-        fell = any(uj < self._energies.get(name, 0) for name, uj in energies.items())
-        return self._broken or fell or (device, kind) != (self._last.device, self._last.kind)
+        if self._broken or (device, kind) != (last.device, last.kind):
+            return True
+        most_uj = remote_page.MOST_UW * (arrival_ns - last.t_ns + _UNSURE_NS) // NS_PER_S
+        grown = (uj - self._energies.get(name, 0) for name, uj in energies.items())
+        return any(not 0 <= uj <= most_uj for uj in grown)
 
 
 def _samples(meters: Meters) -> tuple[Sample, ...]:

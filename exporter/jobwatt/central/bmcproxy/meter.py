@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...meter import delta
 from ...model import NS_PER_S, Device, Domain, Failure, Kind, Reading, SourceResult
-from ...sources import ipmi, redfish
+from ...sources import ipmi, ipmi_child, redfish
 from ...sources.secrets import read_credentials
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class BmcMeter:
 
     def _book(self, reading: Reading) -> None:
         last = self._last
-        if last is None or last.device.name != reading.device.name:
+        stands = reading.device.name, reading.epoch
+        if last is None or (last.device.name, last.epoch) != stands:
             self._energy_uj = 0  # another sensor: a counter of its own
             last = None
         self._energy_uj += delta(last, reading, self.entry.interval_ns).energy_uj
@@ -134,6 +135,8 @@ class _Ipmi:
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._refused: tuple[int, Failure, float] | None = None
+        self._timeout_s = entry.timeout_ns / NS_PER_S
+        self._runner = ipmi_child.Runner(self._timeout_s)
 
     def look(self) -> SourceResult:
         entry = self._entry
@@ -144,7 +147,9 @@ class _Ipmi:
         login = hash((user, password))
         if self._refused and self._refused[0] == login and time.monotonic() < self._refused[2]:
             return self._failed(self._refused[1])
-        answer = ipmi.lan_reading(entry.ipmi, user, password, "auto", entry.timeout_ns / NS_PER_S)
+        answer = ipmi.lan_reading(
+            entry.ipmi, user, password, "auto", self._timeout_s, runner=self._runner
+        )
         if isinstance(answer, Failure):
             if answer.reason == "wrong_credentials":
                 self._refused = login, answer, time.monotonic() + _REFUSED_S
@@ -156,7 +161,8 @@ class _Ipmi:
         )
 
     def stop(self) -> None:
-        """The tool has its own deadline."""
+        """End the tool that runs, with all it started; none is started any more."""
+        self._runner.stop()
 
     def close(self) -> None:
         """There is no session between looks."""

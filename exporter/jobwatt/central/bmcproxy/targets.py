@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # A BMC answers in 0.1 s to some seconds, and its figure is new each second or seldomer.
 _INTERVAL, _TIMEOUT = "30s", "10s"
 _MIN_INTERVAL_NS = NS_PER_S
+# Nodes take their rows from here, and a wall meter that is silent for a minute is not waited for (wall.py).
+_MAX_INTERVAL_NS = 60 * NS_PER_S
 # Threads that ask: at 0.5 s a look, the 48 of 64 that are not for slow BMCs ask 2800 in 30 s.
 _THREADS, _MAX_THREADS = 64, 512
 
@@ -142,6 +144,11 @@ def _interval(text: str, where: str) -> int:
     interval_ns = _duration(text, f"{where}interval: ")
     if interval_ns < _MIN_INTERVAL_NS:
         raise ConfigError(f"{where}interval: {text} is shorter than 1s; no BMC measures faster")
+    if interval_ns > _MAX_INTERVAL_NS:
+        raise ConfigError(
+            f"{where}interval: {text} is longer than 60s; a wall meter that is silent for a minute is"
+            " not waited for"
+        )
     return interval_ns
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from .answers import mapping, moment_s
+from .headers import token
 from .intensity import GridError, Intensity, checked
-from .secretfile import read_secret
 
 if TYPE_CHECKING:
     from .fetch import Get
@@ -32,7 +32,7 @@ class ElectricityMaps:
 
     def ask(self, get: Get, now_s: float) -> Intensity:
         """Return the latest hour's figure."""
-        headers = {"auth-token": read_secret(self._token)} if self._token else {}
+        headers = {"auth-token": token(self._token)} if self._token else {}
         return parse(get(self._url, headers), self._zone, self._scope, now_s)
 
 

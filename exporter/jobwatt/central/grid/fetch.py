@@ -18,15 +18,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from ...sources.httpget import connect
 from .intensity import GridError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
+
+_C = TypeVar("_C", bound=http.client.HTTPConnection)
 
 LARGEST = 1 << 20  # bytes of an answer; the longest real one (WattTime, two hours) has some 4 KiB
 _CHUNK = 1 << 16
@@ -93,7 +96,9 @@ class _Deadline:
 
     def __init__(self, timeout_s: float) -> None:
         self.passed = False
+        self._until_s = time.monotonic() + timeout_s
         self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
         self._timer = threading.Timer(timeout_s, self._over)
         self._timer.daemon = True
 
@@ -108,34 +113,30 @@ class _Deadline:
         trace: TracebackType | None,
     ) -> None:
         self._timer.cancel()
+        with self._lock:
+            for sock in self._sockets:
+                sock.close()
 
-    def watch(self, sock: socket.socket) -> None:
-        self._sockets.append(sock)
+    def give(self, connection: _C) -> _C:
+        """Have ``connection`` connected through us: a proxy's answer and TLS's handshake end in time too."""
+        connection._create_connection = self._connect  # type: ignore[attr-defined] # noqa: SLF001  there is no other way in
+        return connection
+
+    def _connect(self, address: tuple[str, int], *_: object) -> socket.socket:
+        sock = connect(address, self._until_s)
+        # a second handle of the same connection: TLS takes the first one over
+        with self._lock:
+            self._sockets.append(sock.dup())
         if self.passed:
             self._over()
+        return sock
 
     def _over(self) -> None:
         self.passed = True
-        for sock in self._sockets:
-            with contextlib.suppress(OSError):
-                # not SSLSocket's own method: it would take the TLS state from under the reader
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
-class _Connection(http.client.HTTPConnection):
-    deadline: _Deadline
-
-    def connect(self) -> None:
-        super().connect()
-        self.deadline.watch(self.sock)
-
-
-class _SecureConnection(http.client.HTTPSConnection):
-    deadline: _Deadline
-
-    def connect(self) -> None:
-        super().connect()
-        self.deadline.watch(self.sock)
+        with self._lock:
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):  # it has ended by itself
+                    sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Http(urllib.request.HTTPHandler):
@@ -146,10 +147,8 @@ class _Http(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._made, req)
 
-    def _made(self, host: str, **more: Any) -> _Connection:
-        made = _Connection(host, **more)
-        made.deadline = self._deadline
-        return made
+    def _made(self, host: str, **more: Any) -> http.client.HTTPConnection:
+        return self._deadline.give(http.client.HTTPConnection(host, **more))
 
 
 class _Https(urllib.request.HTTPSHandler):
@@ -160,10 +159,8 @@ class _Https(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._made, req)
 
-    def _made(self, host: str, **more: Any) -> _SecureConnection:
-        made = _SecureConnection(host, context=self._tls, **more)
-        made.deadline = self._deadline
-        return made
+    def _made(self, host: str, **more: Any) -> http.client.HTTPSConnection:
+        return self._deadline.give(http.client.HTTPSConnection(host, context=self._tls, **more))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -8,13 +8,12 @@ its last sample, unless the query makes it last longer.
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from .answers import mapping, sequence
+from .headers import basic, token
 from .intensity import GridError, Intensity, checked
-from .secretfile import read_secret
 
 if TYPE_CHECKING:
     from .fetch import Get
@@ -36,10 +35,9 @@ class PromQl:
 
     def _header(self) -> dict[str, str]:
         if self._token:
-            return {"Authorization": f"Bearer {read_secret(self._token)}"}
+            return {"Authorization": f"Bearer {token(self._token)}"}
         if self._credentials:
-            pair = base64.b64encode(read_secret(self._credentials).encode()).decode()
-            return {"Authorization": f"Basic {pair}"}
+            return basic(self._credentials)
         return {}
 
 

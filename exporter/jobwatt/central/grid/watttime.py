@@ -9,15 +9,14 @@ itself is in ``historical``.
 
 from __future__ import annotations
 
-import base64
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from .answers import mapping, moment_s, sequence
+from .headers import basic
 from .intensity import GridError, Intensity, checked, number
-from .secretfile import read_secret
 
 if TYPE_CHECKING:
     from .fetch import Get
@@ -69,8 +68,7 @@ class WattTime:
     def _log_in(self, get: Get) -> None:
         if self._credentials is None:
             raise GridError("credentials", "credentials_file is not set")
-        pair = base64.b64encode(read_secret(self._credentials).encode()).decode()
-        answer = get(f"{self._base}/login", {"Authorization": f"Basic {pair}"})
+        answer = get(f"{self._base}/login", basic(self._credentials))
         token = mapping(answer).get("token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise GridError("malformed", "the login gives no token")
