@@ -530,7 +530,7 @@ def test_secrets_are_nowhere_but_in_requests(server, secrets, tmp_path, caplog):
     said += asked(grid).decode() + grid.board.page() + caplog.text
     said += (tmp_path / "cache.json").read_text() + repr(made)
     assert "must hold one line" in said
-    assert "others can read it" in said
+    assert "is open to others" in said
     for canary in (*CANARIES, base64.b64encode(WT_PAIR.encode()).decode()):
         assert canary not in said
 

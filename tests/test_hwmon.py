@@ -143,7 +143,8 @@ def test_the_acpi_meter_is_the_node(tmp_path: Path, inside: bool) -> None:
     )
     assert (device.name, device.summed, device.includes_gpu) == ("power_meter:power1", True, True)
     assert [(s.metric, s.labels, s.value) for s in result.samples] == [
-        ("jobwatt_hwmon_power_watts", ("power_meter", "power1"), 431.0)
+        ("jobwatt_hwmon_power_watts", ("power_meter", "power1"), 431.0),
+        ("jobwatt_wall_power_watts", ("hwmon", "power_meter:power1"), 431.0),
     ]
     assert result.failures == ()
 
@@ -165,7 +166,9 @@ def test_several_meters_are_one_node(tmp_path: Path) -> None:
     assert (total.value, total.device.domain) == (610_500_000, Domain.NODE)
     assert [(p.device.summed, p.device.parent) for p in parts] == [(False, total.device.id)] * 2
     assert total.t_ns == max(part.t_ns for part in parts)
-    assert len({sample.labels for sample in result.samples}) == 2
+    assert len({sample.labels for sample in result.samples}) == 3
+    (wall,) = (s for s in result.samples if s.metric == "jobwatt_wall_power_watts")
+    assert wall.value == 610.5
 
 
 def test_a_sum_with_an_unknown_part_is_unknown(tmp_path: Path) -> None:

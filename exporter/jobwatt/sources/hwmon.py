@@ -163,6 +163,9 @@ class _Sensors:
                 unknown.append(outcome)
         samples = [self._sample(reading) for reading in readings if reading.kind is Kind.POWER]
         readings += _totals(self._sensors.values(), readings)
+        samples += [
+            _wall_power(r) for r in readings if r.device.domain is Domain.NODE and r.device.summed
+        ]
         failures = (*self._gone.values(), *unknown)
         return SourceResult(tuple(readings), samples=tuple(samples), failures=failures)
 
@@ -215,6 +218,12 @@ class _Sensors:
     def _sample(self, reading: Reading) -> Sample:
         labels = self._sensors[reading.device.id].labels
         return Sample("jobwatt_hwmon_power_watts", labels, reading.value / 1_000_000)
+
+
+def _wall_power(reading: Reading) -> Sample:
+    """The node's power as the meter shows it."""
+    labels = (_NAME, reading.device.name or reading.device.id)
+    return Sample("jobwatt_wall_power_watts", labels, reading.value / 1_000_000)
 
 
 def _totals(sensors: Iterable[Sensor], readings: Iterable[Reading]) -> list[Reading]:
