@@ -303,7 +303,7 @@ def test_a_tool_that_hangs_is_ended_with_the_proxy(tmp_path, monkeypatch):
     assert poller.close(20)
     pid = int((tmp_path / "pid").read_text())
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid))
-    assert poller.errors() == {"failed": 1}
+    assert not poller.errors()  # what was ended by the proxy is no fault of the BMC
 
 
 def _is_zombie(pid):

@@ -28,7 +28,7 @@ import redfishmock
 import webcerts
 from jobwatt.meter import measure
 from jobwatt.model import NS_PER_S, Domain, Kind, SourceResult, Step
-from jobwatt.sources import redfish, redfish_power, redfish_tree
+from jobwatt.sources import redfish, redfish_power, redfish_tree, redfish_url
 from jobwatt.sources.polled import Polled
 from jobwatt.sources.secrets import read_credentials
 from redfishmock import PASSWORD, SESSIONS, USER, Bmc, Certs, credentials, fixture, folder
@@ -1064,7 +1064,7 @@ def test_urls(url, expected):
     """Host, port and, where a BMC serves several, the system; written as the library writes it."""
     import requests
 
-    assert redfish.parse_url(url) == expected
+    assert redfish_url.parse_url(url) == expected
     prepared = requests.Request("GET", f"{expected[0]}/redfish/v1/x").prepare()
     assert prepared.url == f"{expected[0]}/redfish/v1/x"
 
@@ -1077,7 +1077,7 @@ def test_urls(url, expected):
 def test_urls_that_are_refused(url):
     """Plain HTTP would show the password; one in the url would be in every process list."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011  any line will do, save the secret
-        redfish.parse_url(url)
+        redfish_url.parse_url(url)
     assert "geheim" not in str(caught.value)
 
 

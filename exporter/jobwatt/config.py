@@ -57,7 +57,7 @@ def interval(text: str) -> int:
 def bmc_url(text: str) -> str:
     """A BMC's URL, or "" for none."""
     if text:
-        from .sources.redfish import parse_url  # noqa: PLC0415  who asks no BMC need not load it
+        from .sources.redfish_url import parse_url  # noqa: PLC0415  who asks no BMC need not load it
 
         parse_url(text)
     return text

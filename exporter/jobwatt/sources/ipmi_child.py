@@ -61,6 +61,8 @@ class Runner:
         self, argv: Sequence[str], env: Mapping[str, str], pass_fds: Sequence[int] = ()
     ) -> Outcome:
         """Run ``argv`` (no shell) with ``env`` and nothing else, stdin empty."""
+        if self._stopping.is_set():
+            return Outcome(None, trouble="stopped")
         if self._left is not None and self._left.poll() is None:
             return Outcome(None, trouble="stuck")
         self._left = None

@@ -14,14 +14,13 @@ sessions: redfish_client.py, imported at the first look.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from jobwatt.model import Device, Domain, Failure, Kind, Reading, Sample, SourceResult
 
 from .redfish_tree import Place, UnclearError, places
+from .redfish_url import parse_url
 from .secrets import read_credentials
 
 if TYPE_CHECKING:
@@ -298,28 +297,3 @@ class Bmc:
     def _failed(self, reason: str, text: str) -> SourceResult:
         message = f"{_NAME}: {self._base}: {text}"
         return SourceResult(failures=(Failure(_NAME, reason, message, device=self._node),))
-
-
-_URL = re.compile(
-    r"https://([A-Za-z0-9.\-]+|\[[0-9a-f:.]+(%25[\w.\-]+)?\])(:[1-9]\d{0,4})?", re.ASCII
-)
-_START = re.compile(r"/redfish/v1/(Systems|Chassis)/[\w\-.~%]{1,100}/?", re.ASCII)
-
-
-def parse_url(url: str) -> tuple[str, str]:
-    """Split a BMC's URL into its base and the path of its system or chassis ("" for none); ValueError otherwise."""
-    if "@" in url:
-        raise ValueError("user and password belong into the credentials file, not into the url")
-    parts = urlsplit(url)
-    # as the library writes it: redirects are compared with it
-    base = f"{parts.scheme}://{parts.netloc.lower()}".replace("%25", "%").replace("%", "%25")
-    if not _URL.fullmatch(base) or parts.query or parts.fragment:
-        raise ValueError(f"{url!r} is not https://HOST or https://HOST:PORT")
-    path, _ = parts.path, parts.port  # ValueError above 65535
-    if path.rstrip("/") in {"", "/redfish", "/redfish/v1"}:
-        return base, ""
-    if not _START.fullmatch(path):
-        raise ValueError(
-            f"{url!r}: its path must be /redfish/v1/Systems/ID or /redfish/v1/Chassis/ID"
-        )
-    return base, path

@@ -44,6 +44,8 @@ _STALE_INTERVALS = 3
 _SET_BACK_NS = 8 * NS_PER_S
 # The moments of readings there are known to within a second (the header Date) and a wattmeter's row.
 _UNSURE_NS = 2 * NS_PER_S
+# A clock there that was set back, by hours, since the last reading is no fault: the next one is of now.
+_FUTURE_NS = 86400 * NS_PER_S
 # How far apart readings may be there without anything being amiss: a second (sample.interval, and the
 # header Date knows no less); a BMC is asked at least every 60 s (bmc.interval, bmc-proxy's interval).
 _EVERY_NS = {"wattmeter": NS_PER_S, "bmc": 60 * NS_PER_S}
@@ -195,7 +197,7 @@ class Track:
             age_ns = arrival_ns - (int(meter.read_s * NS_PER_S) + apart_ns)
             if age_ns > _STALE_INTERVALS * every_ns:
                 return f"the last reading of {shown} there is too old: see to that host"
-            if age_ns < -_SET_BACK_NS:
+            if age_ns < -_FUTURE_NS:
                 return (
                     f"the last reading of {shown} there is of the future: see to that host's clock"
                 )

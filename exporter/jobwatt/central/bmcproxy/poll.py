@@ -146,6 +146,8 @@ class Poller:
             node = state.meter.entry.node
             text = f"bmc: {node}: {type(err).__name__} in jobwatt; please report it"
             failures = (Failure("bmc", "exception", text, device=node),)
+        if self._stopping:  # what was ended by us is no fault
+            return
         took_s = time.monotonic() - began_s
         state.slow = took_s > _SLOW_SHARE * state.meter.entry.timeout_ns / NS_PER_S
         with self._lock:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...config import ConfigError, nearest, positive_duration
 from ...model import NS_PER_S
-from ...sources.redfish import parse_url
+from ...sources.redfish_url import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
