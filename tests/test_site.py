@@ -570,6 +570,15 @@ def test_nothing_is_left_of_a_failed_run(toml, tmp_path, monkeypatch):
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+def test_the_mail_says_no_number_for_what_changes(toml):
+    """An intensity or a price that changes is told as such, and not as the figure that stands in for it."""
+    changing = 'carbon_intensity_series = "x"\ncarbon_intensity_g_per_kwh = 56\nprice_per_kwh_series = "y"\nprice_per_gpu_hour = 0.8'
+    mail = "".join(alertmanager.texts(site.read(toml(f"[cost]\n{changing}"))).values())
+    assert "CO2e: at the carbon intensity of the electricity at the time" in mail
+    assert "Cost: at the price in EUR per kWh at the time and 0.8 EUR per GPU hour" in mail
+    assert "56 g" not in mail
+
+
 @pytest.mark.parametrize(
     ("cost", "expr"),
     [

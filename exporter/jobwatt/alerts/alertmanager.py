@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from . import files, regex, schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from .site import Cost, Mail, Site
 
@@ -146,22 +146,30 @@ def _to(mail: Mail) -> str:
 
 
 def _figures(cost: Cost) -> str:
-    """Where the mail's figures come from, in a sentence or more."""
+    """Where the mail's figures come from, in a sentence or more; what changes is not told as one number."""
     energy = "kWh: the energy that the GPUs drew meanwhile"
-    if cost.pue is not None:
+    if cost.pue_series:
+        energy += ", times the PUE of the time for cooling and losses"
+    elif cost.pue is not None:
         energy += f", times {cost.pue:g} for cooling and losses (PUE)"
     parts = [
         "GPU hours: time for which GPUs were held while no kernel ran on them, measured on the nodes",
         energy,
     ]
-    if cost.carbon_intensity_g_per_kwh is not None:
+    if cost.carbon_intensity_series:
+        parts.append("CO2e: at the carbon intensity of the electricity at the time")
+    elif cost.carbon_intensity_g_per_kwh is not None:
         parts.append(f"CO2e: at {cost.carbon_intensity_g_per_kwh:g} g per kWh")
-    prices = {"kWh": cost.price_per_kwh, "GPU hour": cost.price_per_gpu_hour}
-    at = [
-        f"{price:g} {cost.currency} per {unit}"
-        for unit, price in prices.items()
-        if price is not None
-    ]
+    at = list(_prices(cost))
     if at:
         parts.append(f"Cost: at {' and '.join(at)}")
     return ".\n".join(parts) + "."
+
+
+def _prices(cost: Cost) -> Iterator[str]:
+    if cost.price_per_kwh_series:
+        yield f"the price in {cost.currency} per kWh at the time"
+    elif cost.price_per_kwh is not None:
+        yield f"{cost.price_per_kwh:g} {cost.currency} per kWh"
+    if cost.price_per_gpu_hour is not None:
+        yield f"{cost.price_per_gpu_hour:g} {cost.currency} per GPU hour"

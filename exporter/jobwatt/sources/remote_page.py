@@ -37,7 +37,7 @@ _NODE_CHARS = 253
 _SOURCES = ("wattmeter", "bmc")
 # What wattmeters, ACPI's and Redfish's figures are bounded to as well: no port feeds that much.
 MOST_UW = 100_000_000_000
-# A signed 64-bit integer, which SQLite and others keep: 2.5 TWh in microjoules; in nanoseconds, until 2262.
+# A signed 64-bit integer, which SQLite and others keep: 2.5 GWh in microjoules; in nanoseconds, until 2262.
 _MOST = (1 << 63) - 1
 
 
