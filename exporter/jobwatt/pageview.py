@@ -49,7 +49,7 @@ def _feeds(view: View) -> dict[str, str]:
     for (domain, source), fed in view.totals.fed.items():
         if fed.t_ns and view.snapshot.t_ns - fed.t_ns < FEEDS_NS:
             if source in ESTIMATES:
-                said[str(domain)] = "estimated, not measured"
+                said[str(domain)] = "estimated"
             elif domain is Domain.OTHER:
                 said[str(domain)] = f"seen by {source}"
     return said

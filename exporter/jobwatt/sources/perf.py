@@ -81,7 +81,8 @@ class PerfPower:
             )
             events = read_events(self._base / "events")
         except (OSError, ValueError) as err:
-            return (self._failure("no_perf", f"no perf power PMU at {self._base}: {err}"),)
+            why = err.strerror if isinstance(err, OSError) else str(err)
+            return (self._failure("no_perf", f"no perf power PMU at {self._base}: {why}"),)
         topology = dies(self._sysfs)
         try:
             for cpu in sorted(cpus):
