@@ -6,8 +6,10 @@ STAMP  := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 # the packages of npm that draw dashboards and know their schema
 VIEWER := grafana/preview/node_modules/.installed
+# Helm 3 and the Prometheus Operator's schemas, for the chart's tests
+CHART  := helm/tools/node_modules/.installed
 
-.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards short-jobs system clean
+.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards short-jobs system deb clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -22,6 +24,10 @@ $(VIEWER): grafana/preview/package-lock.json
 	@if command -v npm >/dev/null; then cd grafana/preview && npm ci --silent && touch node_modules/.installed; \
 	  else echo "left out for want of node and npm: the dashboards against Grafana's schema, and pictures" >&2; fi
 
+$(CHART): helm/tools/package-lock.json
+	@if command -v npm >/dev/null; then cd helm/tools && npm ci --silent && touch node_modules/.installed; \
+	  else echo "left out for want of node and npm: the Helm chart" >&2; fi
+
 system:          ## Debian packages of the tests (as root; otherwise says what is missing)
 	@tests/system.sh
 
@@ -29,7 +35,7 @@ demo: $(STAMP)   ## a simulated cluster with mails, dashboards and a week of his
 	@tests/system.sh prometheus promtool prometheus-alertmanager node npm || true
 	@exec $(BIN)/jobwatt demo --cache=.cache/demo $(DEMO)
 
-test: $(STAMP) system $(VIEWER) lint  ## everything; with CI=true a test left out is a failure
+test: $(STAMP) system $(VIEWER) $(CHART) lint  ## everything; with CI=true a test left out is a failure
 	@tests/gpu.sh
 	@PYTHON=$(PYTHON) tests/codecarbon.sh
 	$(PYTEST) -q -m "$$(tests/gpu.sh --marker)"
@@ -38,14 +44,15 @@ quick: $(STAMP)  ## what runs in under two minutes
 	$(PYTEST) -q -m "not slow and not slurm and not uml and not gpu"
 
 lint: $(STAMP)   ## ruff and mypy
-	$(BIN)/ruff check exporter tests grafana/src
-	$(BIN)/ruff format --check exporter tests grafana/src
+	$(BIN)/ruff check exporter tests grafana/src helm packaging
+	$(BIN)/ruff format --check exporter tests grafana/src helm packaging
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file=pyproject.toml helm/generate.py
 	cd grafana/src && ../../$(BIN)/mypy --config-file=../../pyproject.toml *.py dashboards/*.py
 
 format: $(STAMP) ## let ruff write the code's form
-	$(BIN)/ruff check --fix exporter tests grafana/src
-	$(BIN)/ruff format exporter tests grafana/src
+	$(BIN)/ruff check --fix exporter tests grafana/src helm packaging
+	$(BIN)/ruff format exporter tests grafana/src helm packaging
 
 golden: $(STAMP) ## write tests/golden anew; read the difference
 	cd tests && ../$(BIN)/python goldens.py
@@ -57,8 +64,9 @@ alerts: $(STAMP) ## write what alerts/site.toml renders to into alerts/
 	out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(BIN)/jobwatt alerts render --site alerts/site.toml --out "$$out" >/dev/null && \
 	  cp "$$out"/rules/site.yaml alerts/rules/ && cp "$$out"/alertmanager/* alerts/alertmanager/
 
-generate: $(STAMP) ## write grafana/dashboards anew from grafana/src
+generate: $(STAMP) ## write grafana/dashboards anew from grafana/src, and the Helm chart's copies
 	$(BIN)/python grafana/src/generate.py
+	$(BIN)/python helm/generate.py
 
 screenshots: $(STAMP) system $(VIEWER)  ## pictures of the demo's dashboards and of a mail into grafana/screenshots
 	$(BIN)/python grafana/src/screenshots.py
@@ -75,6 +83,9 @@ bench-alerts: $(STAMP) system  ## mails to users on labelled traces: precision a
 
 short-jobs: $(STAMP) system  ## 200 short jobs on a real Slurm: the share of their energy that is booked
 	cd tests && ../$(BIN)/python shortjobs.py
+
+deb:             ## the Debian package of this tree, into dist/ (needs debhelper, python3-venv)
+	packaging/build-deb.sh dist
 
 clean:           ## the venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -9,6 +9,8 @@ declare -A package_of=(
   [linux.uml]=user-mode-linux [ip]=iproute2 [openssl]=openssl
   [prometheus-alertmanager]=prometheus-alertmanager [amtool]=prometheus-alertmanager [chromium]=chromium
   [node]=nodejs [npm]=npm [snmpd]=snmpd [prometheus-snmp-exporter]=prometheus-snmp-exporter
+  [dpkg-buildpackage]=dpkg-dev [dh]=debhelper [mmdebstrap]=mmdebstrap [rpmspec]=rpm [rpmlint]=rpmlint
+  [shellcheck]=shellcheck [systemd-analyze]=systemd [setpriv]=util-linux [groff]=groff-base
   [ipmitool]=ipmitool [ipmi-dcmi]=freeipmi-tools [ipmiutil]=ipmiutil [ipmi_sim]=openipmi
 )
 wanted=("$@")
@@ -21,6 +23,8 @@ if [ $# -eq 0 ]; then
   [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
   # what ipmi_sim lacks is added to it (ipmisim.c)
   [ -e /usr/include/OpenIPMI/mcserv.h ] || missing+=(libopenipmi-dev)
+  # what a package of jobwatt carries is installed into a venv
+  /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   # chromium draws the mails and the dashboards
   [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing+=(fonts-dejavu-core)
   [ -e /usr/share/fonts/truetype/liberation2 ] || [ -e /usr/share/fonts/truetype/liberation ] || missing+=(fonts-liberation2)

@@ -507,6 +507,7 @@ def test_urls_that_are_refused(url):
         promapi.Prometheus(url)
 
 
+@pytest.mark.slow
 def test_credentials_come_from_files_and_go_nowhere_else(tmp_path):
     """Basic and bearer reach the server; a redirect does not carry them on."""
     secret = tmp_path / "secret"

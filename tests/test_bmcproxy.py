@@ -244,6 +244,7 @@ def test_another_sensor_has_a_counter_of_its_own():
     assert "PowerControl" not in page
 
 
+@pytest.mark.slow
 def test_a_bmc_that_never_answered_is_down():
     """It has a row that says so, and no figure."""
     failed = SourceResult(
@@ -482,6 +483,7 @@ def fetched(url):
         return answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_process_from_start_to_end(certs, tmp_path):
     """It asks, serves a page promtool accepts, ends at SIGTERM with 0 and its sessions deleted; the password is nowhere."""
     with Bmc(certs.good, redfishmock.node(410)) as one, Bmc(certs.own) as other:
@@ -522,6 +524,7 @@ def test_the_process_from_start_to_end(certs, tmp_path):
             assert "DELETE" in {method for method, _ in one.seen}
 
 
+@pytest.mark.slow
 def test_a_hanging_bmc_does_not_hold_up_the_end(certs, tmp_path):
     """SIGTERM ends the process in time while a BMC hangs; the other's session is deleted."""
     over = threading.Event()
@@ -546,6 +549,7 @@ def test_wrong_usage(tmp_path):
     assert subprocess.run(argv, capture_output=True, env=env, check=False).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_nodes_jobwatt_takes_its_row(certs, tmp_path):
     """The other end: the source `remote` reads this node's power from the proxy, and no other node's."""
     secret = credentials(tmp_path)

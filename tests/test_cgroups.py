@@ -450,6 +450,7 @@ def test_scan_after_close(tmp_path):
 # --- the kernel's own cgroups -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_v1
 def test_real_cpu_time(real):
     """CPU time is the kernel's count, goes on after a step ended, and its root keeps ended jobs."""
@@ -525,6 +526,7 @@ def test_real_cpuacct_made_anew(real):
     assert (usage.cpu_ns, usage.first_ns) == (first + second, 0)
 
 
+@pytest.mark.slow
 @needs_v1
 def test_real_jobs_vanish_while_scanning(real):
     """Jobs that come and go as fast as the kernel allows never disturb those that stay."""

@@ -218,6 +218,7 @@ def test_doctor_where_all_is_well(node, where, tmp_path):
 # --- record, replay -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["node.jsonl", "node.jsonl.gz"])
 def test_what_is_recorded_is_replayed(node, where, tmp_path, name):
     """A recording replayed gives the energy that the counters moved while it was made."""
@@ -314,6 +315,7 @@ def test_replay_serves(node, where, tmp_path):
 # --- calibrate, release-gpus ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_calibrate(node, where, tmp_path):
     """On a drained node idle.json holds each device's mean power."""
     with working(node, [], lambda: node.advance_rapl("intel-rapl:0", 2 * JOULE)):
@@ -344,6 +346,7 @@ def test_calibrate_without_anything_to_measure(tmp_path):
     assert "jobwatt doctor" in done.stderr
 
 
+@pytest.mark.slow
 def test_release_gpus(node, tmp_path):
     """release-gpus lets go of the driver, the rest is measured on; --resume takes it back, counters go on."""
     state, counts = tmp_path / "state", tmp_path / "counts"

@@ -1111,6 +1111,7 @@ def test_programs_that_end_are_told_of(stub, tmp_path):
     assert not demo.left()
 
 
+@pytest.mark.slow
 @pytest.mark.prometheus
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_can_be_ended_while_it_makes_its_history(stub, tmp_path, number):
@@ -1138,6 +1139,7 @@ def test_a_second_signal_ends_it_at_once(stub, tmp_path):
     until(lambda: not demo.left())
 
 
+@pytest.mark.slow
 @pytest.mark.prometheus
 def test_mails_link_to_where_dashboards_are(stub, tmp_path):
     """To the page where Grafana does not come up; what there may be of its container is removed."""
@@ -1195,6 +1197,7 @@ def test_addresses_say_where_to_connect():
     assert at("10.0.0.7").url(1) == "http://10.0.0.7:1"
 
 
+@pytest.mark.slow
 def test_without_prometheus_the_nodes_are_shown(tmp_path):
     """What can run runs; what is missing is said in the terminal and on the page."""
     empty = tmp_path / "bin"

@@ -264,6 +264,7 @@ def test_the_pipeline_measures_what_was_used(day):
         assert account.pipeline.totals.residual_uj == 0
 
 
+@pytest.mark.slow
 def test_jobs_system_and_nobody_make_the_node(day):
     """All that was ever charged, ended jobs included, is the node's energy."""
     for account in day.accounts:

@@ -77,6 +77,7 @@ def test_rapl_that_wraps_every_two_seconds(tmp_path):
     assert not page.find("jobwatt_steps_total", step="ambiguous")
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps(node, tmp_path):
     """The wall clock jumps to and fro: no energy is lost or invented, and each jump is counted."""
     clock, job = Clock.make(tmp_path), node.add_job(1, uid=61001)
@@ -310,6 +311,7 @@ def test_a_driver_that_hangs(node, gpus, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_stops_though_the_driver_hangs(node, gpus, tmp_path):
     """SIGTERM ends the daemon in good order while a call into the driver does not return."""
     gpus.sleep_ms = 10**7

@@ -406,6 +406,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "outcome"), FAULTS)
 def test_a_fault_is_counted_and_the_last_figure_stays(server, secrets, fault, outcome):
     """Whatever is answered, the poll ends in bounded time with its reason, and what was known is still shown."""
@@ -477,6 +478,7 @@ def test_https(tls, secrets):
         assert caught.value.reason == "timeout"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["handshake", "proxy"])
 def test_a_drip_before_the_answer(monkeypatch, of):
     """A server that drips its part of TLS's handshake, or a proxy its leave, is given up at the deadline as well."""
@@ -493,6 +495,7 @@ def test_a_drip_before_the_answer(monkeypatch, of):
     assert caught.value.reason == "timeout"
 
 
+@pytest.mark.slow
 def test_a_names_addresses_share_the_deadline(server, monkeypatch):
     """Where a name has addresses that never answer, the one that does is asked within the same deadline."""
     port = int(server.url.rpartition(":")[2])
@@ -645,6 +648,7 @@ PARSERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", PARSERS)
 @given(answer=JSON)
 def test_any_json_is_a_figure_or_a_reason(parser, answer):
@@ -681,6 +685,7 @@ def test_any_value_in_the_right_shape(values, moment):
             continue
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)  # fmt: skip
 @given(raw=st.binary(max_size=300), head=st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nContent-Length: "]))  # fmt: skip
 def test_any_bytes_are_an_answer_or_a_reason(server, raw, head):
@@ -906,6 +911,7 @@ def test_promtool_accepts_the_page(server, secrets):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.prometheus
 def test_prometheus_finds_one_intensity(server, secrets, tmp_path):
     """What docs/carbon.md and alerts/site.toml ask for is one series: the figure in use, and no other source's."""
@@ -970,6 +976,7 @@ class Process:
         return self.process.returncode
 
 
+@pytest.mark.slow
 def test_the_process(server, secrets, tmp_path):
     """Serves what it has while a source hangs, answers /healthz and /readyz, ends with 0 at SIGTERM."""
     grid = tmp_path / "grid.toml"
@@ -991,6 +998,7 @@ def test_the_process(server, secrets, tmp_path):
     assert "Traceback" not in process.said
 
 
+@pytest.mark.slow
 def test_the_process_polls(server, secrets, tmp_path):
     """A new figure is on the page within a few intervals, and in the cache."""
     grid = tmp_path / "grid.toml"

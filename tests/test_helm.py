@@ -47,6 +47,7 @@ def test_lint(scenario):
     assert "WARNING" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_kubernetes_takes_it(scenario, version):

@@ -49,6 +49,7 @@ def test_every_object_of_the_schema_is_closed():
             assert set(part["properties"]) == set(defaults[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -163,6 +163,20 @@ def test_the_directory_belongs_to_whom_the_state_belongs(tmp_path: Path) -> None
     assert (tmp_path / "hooks/2.gpu02.prolog.json").stat().st_gid == 23456
 
 
+@needs_root
+def test_root_believes_the_daemons_own_directory(tmp_path: Path) -> None:
+    """`doctor` as root, beside a daemon that runs as a user of its own: its hooks' directory is no stranger's."""
+    os.chown(tmp_path, 12345, 23456)
+    hook(tmp_path)
+    directory = HookDir(tmp_path)
+    assert [record.user for record in directory.poll()] == ["alice"]
+    assert directory.failure is None
+    os.chown(tmp_path / "hooks", 999, 999)
+    stranger = HookDir(tmp_path)
+    assert stranger.poll() == []
+    assert stranger.failure is not None
+
+
 def test_a_hook_that_hangs_is_gone_after_200_ms(tmp_path: Path) -> None:
     """Whatever blocks (here: stderr that nobody reads), the job waits 200 ms at most."""
     read_end, write_end = os.pipe()

@@ -258,6 +258,7 @@ def test_no_permission() -> None:
     assert "udev" in result.failures[0].message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -461,6 +462,7 @@ def test_one_meter_is_not_counted_twice() -> None:
         from_flags({"bmc.ipmi": "auto", "bmc.redfish": "https://bmc"})
 
 
+@pytest.mark.slow
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     """On this machine, which has no BMC or no rights on it, or measures: the one or the other."""
     node = Node(tmp_path)
@@ -547,6 +549,7 @@ def test_wrong_credentials(bmc: SimulatedBmc, tool: str, user: str, password: st
     assert password not in found.message
 
 
+@pytest.mark.slow
 @lan_tools
 def test_a_bmc_that_answers_late_or_never(bmc: SimulatedBmc, tool: str, tmp_path: Path) -> None:
     """Silent, or silent for 40 s: given up in time; it is heard again when it speaks again."""

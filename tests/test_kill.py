@@ -175,6 +175,7 @@ def check_truth(last, truth, busy):
         assert counted == pytest.approx(job.cpu_ns / 1e9, abs=1e-5 + 2e-6)
 
 
+@pytest.mark.slow
 def test_kill_before_the_first_sample_and_after(tmp_path):
     """A life too short for a sample changes nothing: totals are the truth to the microjoule."""
     node = Node(tmp_path, cpus=4, boot_id=BOOT_ID)
@@ -196,6 +197,7 @@ def test_kill_before_the_first_sample_and_after(tmp_path):
     assert page.value("jobwatt_job_cpu_seconds_total", jobid="7") == 3
 
 
+@pytest.mark.slow
 def test_a_name_once_known_stays(tmp_path):
     """Who a job is survives a kill: its series keep their labels from the first page of the next life on."""
     node = Node(tmp_path, cpus=4, boot_id=BOOT_ID)
@@ -215,6 +217,7 @@ def test_a_name_once_known_stays(tmp_path):
                 assert page.find(name).keys() == known.find(name).keys()
 
 
+@pytest.mark.slow
 def test_reboot_begins_anew(tmp_path):
     """After an unclean reboot every counter begins at 0, after a clean stop they go on; no job is left."""
     node = Node(tmp_path, cpus=4, boot_id=BOOT_ID)

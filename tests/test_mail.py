@@ -283,6 +283,7 @@ def test_a_pair_without_its_mail_server(mailbox, pair):
 ODD = ["eve,alice@example.org", 'eve"', "eve\nBcc: alice@example.org", "alice@example.org", "LAB\\eve", "eve ", "<alice@example.org>", "eve;alice", "eve: alice", "alice\t", "-eve", "é"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_odd_user_names_address_nobody_else(mailbox, manager):
     """A comma, quotes, a line break or an @: the operators are told, and nobody is written to."""
     manager.post(

@@ -527,6 +527,7 @@ def test_a_pmu_that_is_not_understood_is_one_failure(tmp_path: Path, file: str, 
     assert failure.reason == "no_perf"
 
 
+@pytest.mark.slow
 def test_the_simulator_and_the_source_agree(tmp_path: Path) -> None:
     """A counter that wraps several times a second, read as it moves: the meter finds every uJ."""
     node = Node(tmp_path)

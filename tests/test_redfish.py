@@ -80,6 +80,7 @@ def reason(result):
 # --- which figure -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "place", "expected"),
     [
@@ -100,6 +101,7 @@ def test_power_of_every_make(certs, opened, name, place, expected):
         assert result.readings[0].device.name == place
 
 
+@pytest.mark.slow
 def test_environment_metrics_come_before_the_deprecated_power(certs, opened):
     """Of DMTF's mock-up the 374 W of EnvironmentMetrics are taken, then the 344 W of Power, then the supply's."""
     tree = folder("public-rackmount1")
@@ -135,6 +137,7 @@ def test_a_reading_is_of_the_node_and_of_its_moment(certs, opened):
         assert not device.includes_gpu
 
 
+@pytest.mark.slow
 def test_a_bmc_of_several_nodes_must_be_told_which(certs, opened):
     """Two systems behind one BMC: nothing is guessed; named in the url, the sled's power is read, not the enclosure's."""
     with Bmc(certs.good, fixture("multi-node")) as bmc:
@@ -375,6 +378,7 @@ def test_a_better_place_is_asked_again(certs, opened, later):
         assert bmc.gets()[-1] == f"{RACKMOUNT}/EnvironmentMetrics"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, 503])
 def test_a_better_place_that_fails_costs_no_figure(certs, opened, later, status):
     """Where the better place answers with an error, the one in use is asked in the same look."""
@@ -386,6 +390,7 @@ def test_a_better_place_that_fails_costs_no_figure(certs, opened, later, status)
         assert watts(client.look()) == 344
 
 
+@pytest.mark.slow
 def test_places_are_meters_of_their_own(certs, opened, later):
     """Another place is another name and another epoch: no energy is counted from one sensor to another."""
     with Bmc(certs.good, folder("public-rackmount1")) as bmc:
@@ -407,6 +412,7 @@ def test_places_are_meters_of_their_own(certs, opened, later):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, 500, 501, 503])
 def test_a_broken_place_does_not_hide_the_next(certs, opened, status):
     """A BMC that answers one resource with an error is asked for the next."""
@@ -415,6 +421,7 @@ def test_a_broken_place_does_not_hide_the_next(certs, opened, status):
         assert watts(opened(bmc).look()) == 344
 
 
+@pytest.mark.slow
 def test_no_figure_anywhere(certs, opened):
     """Nulls and zeros everywhere are one failure that says so."""
     with Bmc(certs.good, redfishmock.node(None)) as bmc:
@@ -423,6 +430,7 @@ def test_no_figure_anywhere(certs, opened):
         assert reason(opened(bmc).look()) == "no_power"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1, 2]", b"[" * 100_000, b'"x"', b"\xff\xfe{"])
 def test_answers_that_are_no_resource(certs, opened, body):
     """Anything but a JSON object is garbage, said in one line; the next look works."""
@@ -469,6 +477,7 @@ def test_a_compressed_answer_is_not_unpacked(certs, opened):
         assert set(asked) == {"identity"}
 
 
+@pytest.mark.slow
 def test_a_tree_in_circles_ends(certs, opened):
     """Collections that list themselves are left after a bounded number of requests."""
     with Bmc(certs.good, redfishmock.node(None)) as bmc:
@@ -479,6 +488,7 @@ def test_a_tree_in_circles_ends(certs, opened):
         assert len(bmc.seen) < 100
 
 
+@pytest.mark.slow
 def test_other_hosts_are_never_asked(certs, opened):
     """A redirect to another host, or to plain HTTP, is not followed: the token stays where it belongs."""
     with Bmc(certs.good) as bmc, Bmc(certs.good) as other:
@@ -531,6 +541,7 @@ def test_the_environments_proxy_and_netrc_are_not_used(certs, opened, monkeypatc
 # --- time ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_given_up(certs, opened):
     """A BMC that would answer after 40 s costs half of a look's time, and the session stays."""
     let_go = []
@@ -552,6 +563,7 @@ def test_a_slow_answer_is_given_up(certs, opened):
         assert bmc.logins() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["header", "body"])
 def test_a_drip_is_given_up(certs, opened, part):
     """A byte now and then keeps every read alive; the request ends all the same."""
@@ -613,6 +625,7 @@ def test_a_bmc_that_hangs_in_the_handshake(certs, opened):
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_slow_tree_is_walked_in_parts(certs, opened):
     """Where the walk does not fit into one look, the next goes on from what is known."""
     with Bmc(certs.good) as bmc:
@@ -743,6 +756,7 @@ def test_a_location_with_the_bmcs_own_name(certs, opened):
         assert not bmc.sessions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["absent", "404", "405", "501"])
 def test_basic_authentication_where_there_are_no_sessions(certs, opened, way):
     """A BMC without a session service is asked with user and password."""
@@ -810,6 +824,7 @@ def test_no_session_left(certs, opened):
 # --- certificates -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 def test_certificates_are_checked(certs, opened):
     """Self-signed, of another host, expired: refused before anything is sent; without verify taken."""
@@ -1028,6 +1043,7 @@ def test_a_credentials_file_that_is_refused_is_a_failure(certs, opened, secret):
         assert reason(opened(bmc, credentials=None).look()) == "credentials_file"
 
 
+@pytest.mark.slow
 def test_the_password_is_never_logged(certs, opened, tmp_path, caplog):
     """At debug level, in good and in bad looks, neither password nor token nor basic header appears."""
     with caplog.at_level(logging.DEBUG), Bmc(certs.good) as bmc:
@@ -1096,6 +1112,7 @@ def test_without_the_library(certs, opened, monkeypatch):
     assert "pip install" in result.failures[0].message
 
 
+@pytest.mark.slow
 def test_the_library_has_one_home():
     """redfish, requests and urllib3 are imported by one file each, so that another library could take their place."""
     from test_architecture import importers
@@ -1116,6 +1133,7 @@ def test_the_library_is_loaded_when_it_is_used():
     )
 
 
+@pytest.mark.slow
 def test_the_daemon_with_a_bmc(certs, secret, tmp_path):
     """`jobwatt serve` shows the BMC's power as the node's meter, and its end deletes the session."""
     argv = [

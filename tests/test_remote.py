@@ -315,6 +315,7 @@ def test_a_nodes_name(asked, there, found):
             assert "bmc-proxy" in message  # the other side may be one
 
 
+@pytest.mark.slow
 def test_a_names_addresses_share_the_deadline(monkeypatch):
     """Where a name has addresses that never answer, the one that does is asked within the same deadline."""
     with serving(meter("1", 7, 70)) as (_, url):
@@ -344,6 +345,7 @@ def _drip(sock):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("talk", [lambda _: time.sleep(40), _drip], ids=["silent", "drips"])
 def test_slow_host(talk):
     """A host that hangs or drips is given up at the deadline; reads never wait, and closing does not either."""

@@ -330,6 +330,7 @@ def test_answers_are_cached_and_batched(
     assert ask.lookup("1") is None
 
 
+@pytest.mark.slow
 def test_dead_slurmctld_is_killed_backed_off_and_said_once(
     slurm_tools: Path, runner: Callable[..., RpcRunner], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -822,6 +823,7 @@ def test_the_epilog_tells_the_exit_code(tmp_path: Path) -> None:
     assert (job.meta.state, job.meta.exit_code) == ("", "3:0")
 
 
+@pytest.mark.slow
 def test_jobs_stay_resolved_while_slurmctld_hangs(
     tmp_path: Path, slurm_tools: Path, runner: Callable[..., RpcRunner], process: Callable[..., int]
 ) -> None:
@@ -1185,6 +1187,7 @@ def test_an_old_epilog_does_not_end_a_remembered_later_life(tmp_path: Path) -> N
     assert node.resolver.ended(node.now) == []
 
 
+@pytest.mark.slow
 def test_five_thousand_short_jobs_linger_cheaply(tmp_path: Path) -> None:
     """Ended jobs are kept for a minute; their number costs little, at the first sample as later."""
     node = Node(tmp_path)

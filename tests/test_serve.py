@@ -133,6 +133,7 @@ def test_hooks_make_it_sample_at_once(node, tmp_path):
     assert page.value("jobwatt_job_cpu_seconds_total", jobid="7") == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_calibration_is_taken(node, tmp_path):
     """idle.json of the state directory is used, and said to be calibrated; a broken one is said once and left alone."""
     state = tmp_path / "state"

@@ -340,6 +340,7 @@ def test_unplugged_and_back(tmp_path):
     assert by_id(result)["wattmeter:5"].epoch == 1
 
 
+@pytest.mark.slow
 def test_no_child_is_left(tmp_path):
     """When it is closed the child and what it started are gone, even where they will not go."""
     pid = tmp_path / "pid"
@@ -391,6 +392,7 @@ def test_what_a_child_says_is_bounded():
         assert failure.message.isprintable()
 
 
+@pytest.mark.slow
 def test_silent_child_is_started_again(tmp_path):
     """A child that says nothing more is ended and started anew."""
     log = tmp_path / "starts"
@@ -417,6 +419,7 @@ def test_fifo(tmp_path):
         assert source.read(full=True).failures == ()
 
 
+@pytest.mark.slow
 def test_growing_file(tmp_path):
     """A file: its header counts, its past does not; what is added does, after truncation and rotation too."""
     path = tmp_path / "rows.csv"
@@ -545,6 +548,7 @@ def node(tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_once(node, tmp_path):
     """`jobwatt once` shows each port and its node, and this node's wall."""
     box = Box(tmp_path / "ttyUSB0")

@@ -355,6 +355,7 @@ class TestPatience:
             for sock in silent:
                 sock.close()
 
+    @pytest.mark.slow
     def test_a_slow_header_has_one_deadline(self, server):
         """A header that drips in is cut off after the time for the whole of it."""
         sock, start = raw(server, b"GET /metrics HTTP/1.1\r\n"), time.monotonic()
@@ -364,6 +365,7 @@ class TestPatience:
                 time.sleep(0.1)
         assert 0.8 < time.monotonic() - start < 3
 
+    @pytest.mark.slow
     def test_a_slow_handshake_has_one_deadline(self, config):
         """A TLS handshake that never ends is cut off."""
         with serving(config=config(TLS), limits=QUICK) as server:
@@ -371,6 +373,7 @@ class TestPatience:
             assert raw(server).recv(1) == b""
             assert 0.8 < time.monotonic() - start < 3
 
+    @pytest.mark.slow
     def test_a_reader_that_stalls_is_dropped(self):
         """Who asks and does not read loses the connection, and its place, in time."""
         site = FixedSite(text=b"x" * 50_000_000)
@@ -389,6 +392,7 @@ class TestPatience:
         sock = raw(server, b"GET /healthz HTTP/1.1\r\n\r\n" * 3 + b"GET / HTTP/1.0\r\n\r\n")
         assert read_all(sock).count(b"HTTP/1.1 200 OK") == 4
 
+    @pytest.mark.slow
     def test_an_idle_connection_ends(self, server):
         """A kept-alive connection ends when nothing is asked for long."""
         sock, start = raw(server, b"GET /healthz HTTP/1.1\r\n\r\n"), time.monotonic()
