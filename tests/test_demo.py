@@ -735,6 +735,14 @@ def test_what_dashboards_show_and_rules_look_back_at_is_recorded():
     }
     texts = ['{"expr": "sum by (user) (jobwatt:a:x{cluster=\\"$cluster\\"}) / jobwatt:unknown:x"}']
     assert recorded.wanted(texts, records) == ["jobwatt:a:x", "jobwatt:c:x"]
+    mails = [
+        "{{ `sum_over_time(jobwatt:d:rate5m{a=%q}[30d:5m]) + jobwatt:e:x` }}",
+        "jobwatt:f:rate5m",
+    ]
+    more = {**records, "jobwatt:d:rate5m": "y", "jobwatt:e:x": "y", "jobwatt:f:rate5m": "y"}
+    assert set(recorded.wanted([], more, mails)) - set(recorded.wanted([], more)) == {
+        "jobwatt:d:rate5m"
+    }
 
 
 @pytest.mark.parametrize(

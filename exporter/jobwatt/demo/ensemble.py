@@ -122,7 +122,8 @@ class Ensemble:
     def _history(self, programs: Programs) -> None:
         stage = self.stage
         rules = inline.read(_rules(self._site_files("http://localhost")))
-        names = recorded.wanted((one.text for one in self.site.dashboards), rules.records)
+        mails = (text for alert in rules.alerts for text in alert.annotations.values())
+        names = recorded.wanted((one.text for one in self.site.dashboards), rules.records, mails)
         wanted = past.Wanted(
             key=cache.key(
                 stage.simulation.sources(),

@@ -24,17 +24,23 @@ if TYPE_CHECKING:
 STEP_S = 300
 _NAME = re.compile(r"\bjobwatt:[a-zA-Z_0-9:]+")
 _SUBQUERY = re.compile(rf"({_NAME.pattern})\[[^\]]*:")
+_INTEGRAL = re.compile(r"\[\d+d:5m\]")
 _CHUNK_S = 86_400.0
 # A rule marks where its series ends; text cannot. A sample that is not followed by another would be found again five
 # minutes later, at the very end of Prometheus's looking back: a second earlier it is not.
 _EARLIER_S = 1
 
 
-def wanted(dashboards: Iterable[str], records: Mapping[str, str]) -> list[str]:
-    """Recorded names that dashboards show, and those of which a rule looks at the past."""
+def wanted(
+    dashboards: Iterable[str], records: Mapping[str, str], mails: Iterable[str] = ()
+) -> list[str]:
+    """Recorded names that dashboards show, and those of which a rule or a mail's query looks at the past."""
     texts = [*dashboards]
     named = {name for text in texts for name in _NAME.findall(text)}
     looked_back = {name for expr in records.values() for name in _SUBQUERY.findall(expr)}
+    for text in mails:  # what is integrated there tiles time; the rest is asked of now
+        if _INTEGRAL.search(text):
+            looked_back |= {name for name in _NAME.findall(text) if name.endswith("5m")}
     return sorted((named | looked_back) & records.keys())
 
 
