@@ -164,22 +164,18 @@ def _showing(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> N
 
 def _pricing(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "the grid's carbon intensity as series of their own: one process per cluster asks, all scrape it"
-    grid = commands.add_parser(
-        "grid", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    grid = _central(
+        commands,
+        "grid",
+        text,
+        ("grid.config", "zone and sources in TOML (docs/carbon.md)"),
+        ":9818",
     )
-    grid.set_defaults(parser=grid)
-    for name, metavar, default, help_text in (
-        ("grid.config", "FILE", None, "zone and sources in TOML (docs/carbon.md)"),
-        ("grid.cache", "FILE", "/var/lib/jobwatt/grid.json", 'the last figures; "" for none'),
-        ("web.listen-address", "ADDRESS", ":9818", "host:port to serve on"),
-        ("web.config.file", "FILE", None, "TLS and basic auth, as for serve"),
-        ("log.level", "LEVEL", "info", "debug, info, warning or error"),
-    ):
-        shown = f" (default {default})" if default else ""
-        grid.add_argument(
-            f"--{name}", dest=name, metavar=metavar, default=default, help=help_text + shown,
-            required=name == "grid.config",
-        )  # fmt: skip
+    cache = "/var/lib/jobwatt/grid.json"
+    grid.add_argument(
+        "--grid.cache", dest="grid.cache", metavar="FILE", default=cache,
+        help=f'the last figures; "" for none (default {cache})',
+    )  # fmt: skip
     grid.add_argument(
         "--once",
         action="store_true",
@@ -189,21 +185,33 @@ def _pricing(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _proxying(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "ask the BMCs of many nodes from the management network, and serve their power"
-    proxy = commands.add_parser(
-        "bmc-proxy", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    _central(commands, "bmc-proxy", text, ("bmc.config", "the BMCs in TOML (docs/bmc.md)"), ":9817")
+
+
+def _central(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    text: str,
+    config: tuple[str, str],
+    address: str,
+) -> _Parser:
+    """Add a command that serves once per cluster, with its own file of settings."""
+    parser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
     )
-    proxy.set_defaults(parser=proxy)
-    for name, metavar, default, help_text in (
-        ("bmc.config", "FILE", None, "the BMCs in TOML (docs/bmc.md)"),
-        ("web.listen-address", "ADDRESS", ":9817", "host:port to serve on"),
+    parser.set_defaults(parser=parser)
+    for flag, metavar, default, help_text in (
+        (config[0], "FILE", None, config[1]),
+        ("web.listen-address", "ADDRESS", address, "host:port to serve on"),
         ("web.config.file", "FILE", None, "TLS and basic auth, as for serve"),
         ("log.level", "LEVEL", "info", "debug, info, warning or error"),
     ):
         shown = f" (default {default})" if default else ""
-        proxy.add_argument(
-            f"--{name}", dest=name, metavar=metavar, default=default, help=help_text + shown,
-            required=name == "bmc.config",
+        parser.add_argument(
+            f"--{flag}", dest=flag, metavar=metavar, default=default, help=help_text + shown,
+            required=flag == config[0],
         )  # fmt: skip
+    return parser
 
 
 def _comparing(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> None:

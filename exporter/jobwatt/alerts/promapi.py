@@ -164,7 +164,10 @@ class Prometheus:
         except urllib.error.HTTPError as err:
             raise self._refusal(err) from err
         except urllib.error.URLError as err:
-            raise PrometheusError(f"{self.url}: cannot be reached ({_line(err.reason)})") from err
+            why = getattr(err.reason, "strerror", None) or err.reason
+            raise PrometheusError(
+                f"{self.url}: cannot be reached ({_line(why)}); is it up, and is that its address?"
+            ) from err
         except TimeoutError as err:
             raise TooMuchError(
                 f"{self.url}: no answer within {self._timeout_s:g} s: timeout"

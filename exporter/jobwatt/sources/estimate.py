@@ -11,7 +11,7 @@ CodeCarbon's: a processor that does nothing still draws a tenth of its TDP. Code
 a whole machine, 0.1 + 0.9 u^3, is not used: over the eight load profiles that CodeCarbon measured with
 RAPL (codecarbon/data/hardware/cpu_load_profiling, 2025: EPYC 8024P, Threadripper 1950X, Xeon E3-1240 v2,
 2 E5-2620 v3), it is 18 % of TDP too low on average, this one 2 %; the mean error is 26 % of TDP
-against 20 %.
+against 20 %. Computed once from these files, which are not kept here.
 
 Energy is counted from CPU time, which misses no burst, however short, and not from a momentary load.
 """
