@@ -24,6 +24,9 @@ PURE = (
     "model",
     "metrics",
     "pageview",
+    "jobview",
+    "privacy",
+    "wall",
 )
 OUTSIDE = {
     "os",

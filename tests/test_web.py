@@ -549,8 +549,19 @@ class TestWarning:
         assert "--web.config.file" in line
         assert "--web.listen-address=127.0.0.1:" in line
 
+    def test_a_page_that_names_nobody(self, caplog):
+        """`jobwatt grid` and `bmc-proxy`, whose pages name no user, warn of none; the log says it is open."""
+        server = WebServer(":0", FixedSite(), names_users=False)
+        with caplog.at_level(logging.INFO):
+            server.start()
+            server.stop()
+        assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+        assert "names no user, goes out without TLS and authentication" in caplog.text
+
     @pytest.mark.parametrize(
-        ("text", "missing"), [(TLS, "without authentication"), (USERS, "without TLS;")]
+        ("text", "missing"),
+        [(TLS, "without authentication"), (USERS, "without TLS;")],
+        ids=["TLS", "passwords"],
     )
     def test_half_protected(self, caplog, config, text, missing):
         """Half a protection is said to be half."""

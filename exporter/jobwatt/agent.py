@@ -22,10 +22,12 @@ from .board import Board
 from .exposition import View
 from .faults import FaultLog, wall_mismatch
 from .idle import load
+from .jobview import Terms
 from .ledger import Ledger
 from .model import NS_PER_S, Sample
 from .ownmetrics import own_metrics
 from .pipeline import Pipeline
+from .privacy import KEY_CHARS, Names
 from .sampler import Sampler, now_ns
 from .slurm.controller import RpcRunner
 from .slurm.events import Events
@@ -33,6 +35,7 @@ from .slurm.find import Jobs
 from .slurm.resolve import Resolver
 from .sources.guard import Guarded
 from .sources.procstat import ProcStat
+from .sources.secrets import read_line
 from .web import WebServer
 
 if TYPE_CHECKING:
@@ -152,6 +155,27 @@ def pipeline(config: Config, ledger: Ledger) -> Pipeline:
     return Pipeline(ledger, gap_ns(config), config.ledger_linger)
 
 
+def terms(config: Config) -> Terms:
+    """On which terms pages show what there is; ValueError where the pseudonyms' key cannot be used."""
+    return Terms(
+        Names(config.privacy_users, pseudonym_key(config.privacy_key_file)),
+        config.limits_jobs,
+        config.limits_series,
+    )
+
+
+def pseudonym_key(path: Path | None) -> bytes:
+    """Read the key of the pseudonyms; ValueError with what mends it."""
+    if path is None:
+        return b""
+    key = read_line(path, "key of the pseudonyms", f"{KEY_CHARS} characters or more")
+    if len(key) < KEY_CHARS:
+        raise ValueError(
+            f"{path}: {len(key)} characters can be guessed; give {KEY_CHARS} or more: openssl rand -hex 32"
+        )
+    return key.encode()
+
+
 def _wake_pair() -> tuple[socket.socket, socket.socket]:
     """What a signal writes to, so that the loop's poll returns."""
     pair = socket.socketpair()
@@ -169,6 +193,7 @@ class Agent:
     pipeline: Pipeline
     board: Board
     events: Events | None
+    terms: Terms = field(default_factory=Terms)
     stopping: bool = False
     _orders: list[Callable[[], None]] = field(default_factory=list)
     _fault: str = ""
@@ -223,6 +248,7 @@ class Agent:
                 sources=self.sampler.status,
                 ledger_fault=self.pipeline.ledger.fault,
                 sample_s=time.perf_counter() - started,
+                terms=self.terms,
             )
         )
 
@@ -353,6 +379,7 @@ def serve(config: Config) -> None:
     server = WebServer(
         config.web_listen_address, board, config.web_config_file
     )  # wrong usage touches nothing
+    shown_on = terms(config)
     ledger = Ledger(config.path_state / "ledger.db")
     _make_hook_directory(config)
     agent = Agent(
@@ -361,6 +388,7 @@ def serve(config: Config) -> None:
         pipeline(config, ledger),
         board,
         Events([config.path_state / "hooks"]),
+        shown_on,
     )
     try:
         agent.install_signals()

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from . import agent, doctor, playback, record
 from .board import Board
+from .config import ConfigError
 from .idle import Window, save
 from .ledger import Ledger, is_kept
 from .meter import Cursors, measure
 from .model import ESTIMATES, NS_PER_S, Snapshot, Step
+from .privacy import masked, pseudonym
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +38,7 @@ def _once(config: Config, _args: argparse.Namespace) -> int:
     board = Board(config.sample_interval / NS_PER_S)
     with _sampling(config) as sampler:
         one_off = agent.Agent(
-            config, sampler, agent.pipeline(config, Ledger(None)), board, events=None
+            config, sampler, agent.pipeline(config, Ledger(None)), board, None, agent.terms(config)
         )
         one_off.step(full=True, cause="tick")
         sampler.await_slow()
@@ -48,16 +50,18 @@ def _once(config: Config, _args: argparse.Namespace) -> int:
 
 def _doctor(config: Config, args: argparse.Namespace) -> int:
     with _sampling(config) as sampler:
-        findings = doctor.examine(config, sampler)
+        findings = doctor.examine(config, sampler, vars(args)["config.file"])
     sys.stdout.write(doctor.as_json(findings) if args.json else doctor.as_text(findings))
     return 0 if findings.measures else 1
 
 
 def _record(config: Config, args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names = agent.terms(config).names
     # interrupting is the usual way to end a recording: what was written is whole lines
     with _output(args.out) as out, _sampling(config) as sampler, suppress(KeyboardInterrupt):
-        record.write(out, _snapshots(config, sampler, args.duration))
+        found = _snapshots(config, sampler, args.duration)
+        record.write(out, (masked(snapshot, names) for snapshot in found))
     return 0
 
 
@@ -202,6 +206,18 @@ def _snapshots(config: Config, sampler: Sampler, duration_ns: int | None) -> Ite
         time.sleep(max(config.sample_interval - (time.monotonic_ns() - started), 0) / NS_PER_S)
 
 
+def _pseudonym(config: Config, args: argparse.Namespace) -> int:
+    """Who is who, for those who have the key: a mail server's aliases, a question about one's own data."""
+    if config.privacy_key_file is None:
+        raise ConfigError("--privacy.key-file is missing: pseudonyms are made with the nodes' key")
+    key = agent.pseudonym_key(config.privacy_key_file)
+    for line in args.user or sys.stdin:
+        name = line.strip()
+        if name:
+            print(f"{pseudonym(key, name)}\t{name}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
     "serve": _serve,
     "once": _once,
@@ -215,4 +231,5 @@ COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
     "bmc-proxy": _bmc_proxy,
     "compare": _compare,
     "grid": _grid,
+    "pseudonym": _pseudonym,
 }

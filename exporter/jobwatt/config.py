@@ -91,6 +91,13 @@ def remote_interval(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number from 1 to 100,000."""
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not 1 <= int(text) <= 100_000:
+        raise ValueError(f"{text!r} is no whole number from 1 to 100000")
+    return int(text)
+
+
 def choice(*words: str) -> Callable[[str], str]:
     """One of a few words."""
 
@@ -341,6 +348,30 @@ class Config:
     ledger_linger: int = _setting(
         "ledger.linger", "10m", positive_duration, "how long a finished job's series stay"
     )
+    limits_jobs: int = _setting(
+        "limits.jobs",
+        "512",
+        count,
+        "jobs on the page at most; running ones and the latest come first, the others are counted",
+    )
+    limits_series: int = _setting(
+        "limits.series",
+        "5000",
+        count,
+        "series of one metric on the page at most; the others are counted",
+    )
+    privacy_users: str = _setting(
+        "privacy.users",
+        "name",
+        choice("name", "hash", "drop"),
+        "how users are shown: by name, by a pseudonym, or not at all (the last two without uid and job name)",
+    )
+    privacy_key_file: Path | None = _setting(
+        "privacy.key-file",
+        "",
+        optional_file,
+        "file with the key of the pseudonyms, the same on every node, that others cannot read",
+    )
     log_level: str = _setting(
         "log.level",
         "info",
@@ -403,6 +434,11 @@ def _refuse_halves(config: Config) -> None:
     if config.source_remote and config.remote_credentials and clear:
         raise ConfigError(
             "remote.credentials would go over the network in the clear: give remote.url as https"
+        )
+    if config.privacy_users == "hash" and not config.privacy_key_file:
+        raise ConfigError(
+            "privacy.users=hash without privacy.key-file: make a key, the same on every node, with"
+            " openssl rand -hex 32 | install -m 640 -g jobwatt /dev/stdin /etc/jobwatt/pseudonyms.key"
         )
     if config.source_bmc and config.bmc_ipmi and config.bmc_redfish:
         raise ConfigError(

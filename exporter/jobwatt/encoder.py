@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric as ClientMetric
 
-    from .exposition import Rows, Values
+    from .exposition import Rows
+    from .jobview import Values
 
 
 class Encoder:

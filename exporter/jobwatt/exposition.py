@@ -8,22 +8,23 @@ unallocated add up on the page to the microjoule. encoder.py makes bytes of it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from .attribute import SYSTEM, UNALLOCATED
-from .interval import GpuUse
+from .jobview import JobView, Terms, Values, jobs, within
 from .metrics import CATALOGUE, Metric
-from .model import ESTIMATES, NS_PER_S, Domain, JobMeta, Snapshot
+from .model import ESTIMATES, NS_PER_S, Domain
 
 if TYPE_CHECKING:
     from .idle import Idle
-    from .totals import JobTotals, Totals
+    from .model import Snapshot
+    from .totals import Totals
 
 # A component is fed by a source that has given a reading of it within this time; its age is told for longer.
 FEEDS_NS, _AGE_NS = 120 * NS_PER_S, 3600 * NS_PER_S
 
-Values = tuple[str, ...]
 Rows = dict[Values, str]  # label values -> exact decimal
 
 
@@ -54,80 +55,7 @@ class View:
     sources: tuple[SourceStatus, ...] = ()
     ledger_fault: str = ""
     sample_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job as the page shows it: one per job id, its parts under several slurmd added up."""
-
-    meta: JobMeta
-    labels: Values
-    parts: tuple[JobTotals, ...]
-
-    @property
-    def running(self) -> bool:
-        """Whether any part of it still runs here."""
-        return any(not part.ended_ns for part in self.parts)
-
-    def energy_uj(self) -> dict[Domain, int]:
-        """Energy by component."""
-        energy: dict[Domain, int] = {}
-        for part in self.parts:
-            for domain, uj in part.energy_uj.items():
-                energy[domain] = energy.get(domain, 0) + uj
-        return energy
-
-    def power_uw(self) -> int | None:
-        """Power at the last full sample; None where it is not known yet or no more."""
-        powers = [part.mark.power_uw for part in self.parts if not part.ended_ns]
-        known = [power for power in powers if power is not None]
-        return sum(known) if known else None
-
-    def gpus(self) -> dict[str, GpuUse]:
-        """Totals by GPU."""
-        merged: dict[str, GpuUse] = {}
-        for part in self.parts:
-            for uuid, more in part.gpus.items():
-                merged[uuid] = merged.get(uuid, GpuUse()) + more
-        return merged
-
-    def fed_ns(self) -> dict[tuple[str, str], int]:
-        """Time by component and source: that of the part that has most, since two slurmd share one time."""
-        fed: dict[tuple[str, str], int] = {}
-        for part in self.parts:
-            for key, ns in part.fed_ns.items():
-                domain, _, source = key.partition("/")
-                fed[domain, source] = max(fed.get((domain, source), 0), ns)
-        return fed
-
-    def coverage(self, now: Snapshot) -> float | None:
-        """Share of its seconds that were measured; None where its start is not known."""
-        if not self.meta.start_s and not self.meta.start_ns:
-            return None
-        ends_s = [part.ended_s for part in self.parts]
-        end_s = max(ends_s) if all(ends_s) else now.wall_s
-        lived_ns = int((end_s - self.meta.start_s) * NS_PER_S)
-        if self.meta.start_ns:
-            ends_ns = [part.ended_ns for part in self.parts]
-            lived_ns = (max(ends_ns) if all(ends_ns) else now.t_ns) - self.meta.start_ns
-        measured_ns = max(part.measured_ns for part in self.parts)
-        return min(measured_ns / lived_ns, 1.0) if lived_ns > 0 else None
-
-
-def jobs(view: View) -> list[JobView]:
-    """The jobs of a view, by job id."""
-    groups: dict[str, list[JobTotals]] = {}
-    for key, totals in view.totals.jobs.items():
-        usage = totals.job.usage
-        groups.setdefault(totals.job.meta.jobid or str(usage.jobid or key), []).append(totals)
-    shown = []
-    for jobid, parts in groups.items():
-        meta = max(
-            (part.job.meta for part in parts), key=lambda m: (bool(m.user), bool(m.resolved_by))
-        )
-        labels = (jobid, meta.user, meta.account, meta.partition)
-        shown.append(JobView(meta, labels, tuple(parts)))
-    return shown
+    terms: Terms = field(default_factory=Terms)
 
 
 # --- families ------------------------------------------------------------------------------------
@@ -136,8 +64,10 @@ def jobs(view: View) -> list[JobView]:
 def families(view: View) -> list[tuple[Metric, Rows]]:
     """Every family that has something to show, in the catalogue's order."""
     page: dict[str, Rows] = {name: {} for name in CATALOGUE}
-    for job in jobs(view):
+    shown, hidden = within(jobs(view.totals, view.terms.names), view.terms.jobs)
+    for job in shown:
         _job_rows(page, job, view)
+    _hidden_rows(page, hidden)
     _node_rows(page, view)
     _device_rows(page, view)
     _own_rows(page, view)
@@ -145,7 +75,26 @@ def families(view: View) -> list[tuple[Metric, Rows]]:
         page[sample.metric][sample.labels] = _number(sample.value)
     for (metric, labels), count in view.totals.counters.items():
         page[metric][labels] = str(count)
+    _cut(page, view.terms.series)
     return [(CATALOGUE[name], rows) for name, rows in page.items() if rows]
+
+
+def _hidden_rows(page: dict[str, Rows], hidden: list[JobView]) -> None:
+    """With these, the jobs on the page, system and unallocated still add up to the node."""
+    page["jobwatt_hidden_jobs"][()] = str(len(hidden))
+    energy: Counter[Domain] = Counter()
+    for job in hidden:
+        energy.update(job.energy_uj())
+    for domain, uj in energy.items():
+        page["jobwatt_hidden_jobs_energy_joules"][(domain,)] = _micro(uj)
+
+
+def _cut(page: dict[str, Rows], limit: int) -> None:
+    """However many sensors a device may tell of, or jobs a user may start, a page has an end."""
+    for name, rows in page.items():
+        if len(rows) > limit:
+            page["jobwatt_hidden_series"][(name,)] = str(len(rows) - limit)
+            page[name] = dict(islice(rows.items(), limit))
 
 
 def _job_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
@@ -153,13 +102,12 @@ def _job_rows(page: dict[str, Rows], job: JobView, view: View) -> None:
     for domain, uj in job.energy_uj().items():
         page["jobwatt_job_energy_joules_total"][*labels, domain] = _micro(uj)
     page["jobwatt_job_cpu_seconds_total"][labels] = _nano(sum(part.cpu_ns for part in job.parts))
-    uid = next((str(u) for u in (meta.uid, job.parts[0].job.usage.uid) if u is not None), "")
     facts = (
         meta.name,
         meta.qos,
         meta.array_job_id,
         meta.array_task_id,
-        uid,
+        job.uid,
         meta.resolved_by,
         meta.gpus_by,
     )

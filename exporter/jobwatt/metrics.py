@@ -441,6 +441,23 @@ _ALL = (
         "jobwatt_jobs_unresolved", _G, "Jobs on this node of which nobody has yet told the owner."
     ),
     Metric(
+        "jobwatt_hidden_jobs",
+        _G,
+        "Jobs that are measured and left out of the page, which shows limits.jobs of them at most.",
+    ),
+    Metric(
+        "jobwatt_hidden_jobs_energy_joules",
+        _G,
+        "Energy of the jobs that the page leaves out now, by component.",
+        ("component",),
+    ),
+    Metric(
+        "jobwatt_hidden_series",
+        _G,
+        "Series of a metric that the page leaves out, which shows limits.series of it at most; absent where none is.",
+        ("metric",),
+    ),
+    Metric(
         "jobwatt_ledger_up",
         _G,
         "1 while totals reach the disk, 0 while they are kept in memory only.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .attribute import SYSTEM, UNALLOCATED
-from .exposition import FEEDS_NS, JobView, View, jobs
+from .exposition import FEEDS_NS, View
+from .jobview import JobView, jobs, within
 from .model import ESTIMATES, NS_PER_S, UJ_PER_J, Domain
 from .page import JobRow, PageView, Share, SourceRow
 from .totals import by_owner
@@ -24,6 +25,7 @@ def page_view(view: View | None) -> PageView:
         return PageView("", "", 0.0, {}, (), nothing, nothing, problems=problems)
     states = {state.uuid: state for state in view.snapshot.gpus}
     marks = view.totals.node_marks
+    shown, hidden = within(jobs(view.totals, view.terms.names), view.terms.jobs)
     return PageView(
         node=view.node,
         version=view.version,
@@ -33,11 +35,11 @@ def page_view(view: View | None) -> PageView:
             for domain, mark in marks.items()
             if mark.power_uw is not None
         },
-        jobs=tuple(_row(job, view, states) for job in sorted(jobs(view), key=_order)),
+        jobs=tuple(_row(job, view, states) for job in sorted(shown, key=_order)),
         system=_share(view, SYSTEM),
         unallocated=_share(view, UNALLOCATED),
         sources=tuple(SourceRow(source.name, source.up, source.message) for source in view.sources),
-        problems=_problems(view),
+        problems=_problems(view, len(hidden)),
         feeds=_feeds(view),
         balance=_balance(view),
     )
@@ -114,9 +116,13 @@ def _gpu_name(uuid: str, view: View, states: Mapping[str, GpuState]) -> str:
     return f"{index}:{profile}" if profile else index
 
 
-def _problems(view: View) -> tuple[str, ...]:
-    """What is not measured and why: every source's failures once, and the ledger's."""
+def _problems(view: View, hidden: int) -> tuple[str, ...]:
+    """What is not measured, or not shown, and why: every source's failures once, and the ledger's."""
     said = [failure.message for failure in view.snapshot.failures]
     if view.ledger_fault:
         said.append(view.ledger_fault)
+    if hidden:
+        said.append(
+            f"{hidden} more jobs are measured and not shown: limits.jobs is {view.terms.jobs}"
+        )
     return tuple(dict.fromkeys(said))

@@ -61,6 +61,14 @@ def build(*, whole: bool = True) -> argparse.ArgumentParser:
     _comparing(commands, whole=whole)
     _pricing(commands)
     _proxying(commands)
+    pseudonym = _add(
+        commands,
+        "pseudonym",
+        "the pseudonym of each user, as pages show it with privacy.users=hash",
+    )
+    pseudonym.add_argument(
+        "user", nargs="*", metavar="USER", help="user names (default: one a line on stdin)"
+    )
     hook = commands.add_parser(
         "hook", help="for Slurm's Prolog and Epilog: tell the daemon that a job begins or ends"
     )

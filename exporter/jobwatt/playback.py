@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import __version__, record
-from .agent import pipeline
+from .agent import pipeline, terms
 from .board import Board
 from .exposition import SourceStatus, View
 from .ledger import Ledger
@@ -37,6 +37,7 @@ class Player:
 
     def __init__(self, config: Config) -> None:
         self.pipeline = pipeline(config, Ledger(None))
+        self._terms = terms(config)
         self.board = Board(config.sample_interval / NS_PER_S)
 
     def push(self, snapshot: Snapshot) -> None:
@@ -50,6 +51,7 @@ class Player:
                 node="replay",
                 version=__version__,
                 sources=tuple(SourceStatus(name, up=True) for name in names),
+                terms=self._terms,
             )
         )
 

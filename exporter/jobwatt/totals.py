@@ -97,7 +97,9 @@ class Totals:
     owner_marks: Mapping[str, Mark] = field(default_factory=dict)  # system, unallocated
     devices: Mapping[str, DeviceTotals] = field(default_factory=dict)
     counters: Mapping[CounterKey, int] = field(default_factory=dict)
-    gpu_index: Mapping[str, str] = field(default_factory=dict)  # of every GPU ever seen: a label
+    gpu_index: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of every GPU that a row may name: a label
     busy_ns: int = 0
     residual_uj: int = 0
     wall: Wall = field(default_factory=Wall)
@@ -128,7 +130,7 @@ def applied(
         owner_marks=_marks(totals.owner_marks, by_owner(owners), now),
         devices=_devices(totals.devices, metered),
         counters=_counters(totals.counters, metered, now.events),
-        gpu_index=_gpu_index(totals.gpu_index, now),
+        gpu_index=_gpu_index(totals, now),
         busy_ns=totals.busy_ns + settled.busy_ns,
         residual_uj=totals.residual_uj + settled.residual_uj,
         wall=settled.wall,
@@ -214,9 +216,17 @@ def _devices(was: Mapping[str, DeviceTotals], metered: Metered) -> dict[str, Dev
     return after
 
 
-def _gpu_index(was: Mapping[str, str], now: Snapshot) -> Mapping[str, str]:
-    seen = {gpu.uuid: str(gpu.index) for gpu in now.gpus}
-    return was if seen.items() <= was.items() else {**was, **seen}
+def _gpu_index(totals: Totals, now: Snapshot) -> Mapping[str, str]:
+    """
+    What GPUs are called. MIG instances have other UUIDs after each repartition: of those that are
+    gone only what a row still names is kept.
+    """
+    was, seen = totals.gpu_index, {gpu.uuid: str(gpu.index) for gpu in now.gpus}
+    if seen.items() <= was.items():
+        return was
+    held = {uuid for job in totals.jobs.values() for uuid in (*job.gpus, *job.job.meta.gpus)}
+    kept = {uuid: name for uuid, name in was.items() if uuid in held or uuid in totals.devices}
+    return {**kept, **seen}
 
 
 def _counters(

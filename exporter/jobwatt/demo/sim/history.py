@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TextIO
 
-    from ...exposition import Values, View
+    from ...exposition import View
+    from ...jobview import Values
     from ...metrics import Metric
 
 # What neither rules nor dashboards look back at; live it is there as on any node.
