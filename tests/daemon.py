@@ -295,6 +295,10 @@ class Daemon:
             page.parse(om=om)
         return page
 
+    def expect_no_less(self, page: Page) -> None:
+        """What another daemon showed of this state: no counter may be below it from now on."""
+        self._highest.update(page.counters())
+
     def samples(self, count: int = 2, limit_s: float = 10.0) -> Page:
         """The page after so many more regular samples: all that was true before the call is on it."""
         first = self.scrape().value("jobwatt_samples_total", cause="tick")
