@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PYTEST := $(BIN)/python -m pytest
+# two files of tests at a time: half of the time is waiting, for Slurm, mails and the clock
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # the packages of npm that draw dashboards and know their schema
 VIEWER := grafana/preview/node_modules/.installed
 # Helm 3 and the Prometheus Operator's schemas, for the chart's tests
 CHART  := helm/tools/node_modules/.installed
 
-.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards short-jobs system deb clean
+.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards short-jobs fuzz system deb clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -83,6 +84,10 @@ bench-alerts: $(STAMP) system  ## mails to users on labelled traces: precision a
 
 short-jobs: $(STAMP) system  ## 200 short jobs on a real Slurm: the share of their energy that is booked
 	cd tests && ../$(BIN)/python shortjobs.py
+
+fuzz: $(STAMP)   ## hostile inputs to every parser, FUZZ_INPUTS= in all, FUZZ_SECONDS= each at a time (docs/fuzzing.md)
+	@$(BIN)/pip install --quiet --group fuzz
+	@cd tests && ../$(BIN)/python -m fuzz.run
 
 deb:             ## the Debian package of this tree, into dist/ (needs debhelper, python3-venv)
 	packaging/build-deb.sh dist

@@ -399,11 +399,12 @@ def _measuring() -> list[Panel]:
             decimals=1,
         ),
         figures(
-            "Jobs without an owner",
-            "Jobs of which nobody has told the owner yet. More than none for minutes means that hooks and slurmctld "
-            "are silent.",
+            "Jobs without an owner, or left out",
+            "Jobs of which nobody has told the owner yet: more than none for minutes means that hooks and slurmctld "
+            "are silent. Left out: jobs beyond what a node's page may show (limits.jobs).",
             COUNT,
-            Q(f"sum (jobwatt_jobs_unresolved{{{CLUSTER}}})"),
+            Q(f"sum (jobwatt_jobs_unresolved{{{CLUSTER}}})", "without"),
+            Q(f"sum (jobwatt_hidden_jobs{{{CLUSTER}}})", "left out"),
             size=(6, 4),
             steps=[(None, "text"), (1, VERMILION)],
         ),
