@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...config import ConfigError, nearest, positive_duration
+from ...config import ConfigError, nearest
+from ...kinds import positive_duration
 from ...model import NS_PER_S
 from ...sources.redfish_url import parse_url
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...config import ConfigError, duration, nearest
+from ...config import ConfigError, nearest
+from ...kinds import duration
 from ...model import NS_PER_S
 from . import electricitymaps, promql, rte, table, uk, watttime
 from .intensity import HIGHEST_GRAMS_PER_KWH, KINDS, SCOPES, Meaning
