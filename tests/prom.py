@@ -19,7 +19,7 @@ global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}
 scrape_configs:
   - job_name: node
     static_configs: [{{targets: {targets}}}]
-"""
+{jobs}"""
 
 
 def free_port() -> int:
@@ -29,7 +29,11 @@ def free_port() -> int:
 
 
 class Prometheus:
-    """Scrapes ``targets`` (host:port) every ``interval`` and answers queries."""
+    """
+    Scrapes ``targets`` (host:port) every ``interval`` and answers queries.
+
+    ``jobs`` are further entries of ``scrape_configs``, indented by two.
+    """
 
     def __init__(
         self,
@@ -37,11 +41,14 @@ class Prometheus:
         targets: Sequence[str],
         interval: str = "250ms",
         retention: str = "15d",
+        jobs: str = "",
     ) -> None:
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "prometheus.yml"
-        config.write_text(_CONFIG.format(interval=interval, targets=json.dumps(list(targets))))
+        config.write_text(
+            _CONFIG.format(interval=interval, targets=json.dumps(list(targets)), jobs=jobs)
+        )
         argv = [
             "prometheus",
             f"--config.file={config}",

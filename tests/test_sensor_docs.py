@@ -10,20 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from jobwatt.config import settings
+from docpages import ROOT, blocks
 from jobwatt.metrics import CATALOGUE
 from prom import Prometheus, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-PAGE = (Path(__file__).parent.parent / "docs/sensors.md").read_text()
+PAGE = ROOT / "docs/sensors.md"
 SNMP = ("prometheus-snmp-exporter", "snmpd")
 needs_snmp = pytest.mark.skipif(
     any(shutil.which(tool) is None for tool in SNMP), reason=f"needs {' and '.join(SNMP)}"
@@ -32,9 +32,7 @@ needs_snmp = pytest.mark.skipif(
 
 def block(name: str) -> str:
     """The page's one YAML block that begins with the file's name."""
-    (found,) = re.findall(
-        rf"^```yaml\n(# {re.escape(name)}\n.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
-    )
+    (found,) = (one.text for one in blocks(PAGE, "yaml") if one.text.startswith(f"# {name}\n"))
     return found
 
 
@@ -95,15 +93,6 @@ def test_the_rule_makes_a_series_of_the_catalogue() -> None:
     metric = CATALOGUE[rule["record"]]
     (by,) = re.findall(r"^sum by \((.*?)\)", rule["expr"])
     assert sorted([*by.split(", "), *rule["labels"]]) == sorted(metric.labels)
-
-
-def test_metrics_and_flags_on_the_page_exist() -> None:
-    """A metric or a flag that the page names is one of ours."""
-    known = {f"--{s.metadata['name']}" for s in settings()}
-    flags = set(re.findall(r"`(--[a-z.-]+)", PAGE)) - {"--config.expand-environment-variables"}
-    assert {flag.replace("--no-", "--") for flag in flags} <= known
-    names = set(re.findall(r"\bjobwatt_[a-z_]+[a-z]", PAGE))
-    assert {name for name in names if name != "jobwatt_wall"} <= CATALOGUE.keys()
 
 
 # --- the whole chain ---------------------------------------------------------------------------

@@ -1,19 +1,17 @@
-"""The HTTP server, with real sockets, real TLS and a real Prometheus."""
+"""The HTTP server, with real sockets and real TLS; test_tls.py has it with a real Prometheus."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import ctypes.util
 import gzip
 import http.client
-import json
 import logging
 import shutil
 import socket
 import ssl
-import subprocess
 import time
-import urllib.parse
-import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass, field
 
@@ -22,6 +20,8 @@ import pytest
 from prometheus_client.exposition import choose_encoder
 
 import webcerts
+from attacks import GARBAGE
+from jobwatt import webshares
 from jobwatt.web import Limits, WebServer, listen, parse_address
 from jobwatt.webconfig import WebConfigError
 from jobwatt.webhandler import OPENMETRICS, TEXT, accepts_gzip, wants_openmetrics
@@ -53,6 +53,16 @@ class FixedSite:
 
     def ready(self):
         return self.good, "" if self.good else "no sample yet"
+
+
+class DearSite(FixedSite):
+    """A page that takes 50 ms of CPU time."""
+
+    def metrics(self, openmetrics, names):
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        return super().metrics(openmetrics, names)
 
 
 QUICK = Limits(connections=8, handshake_s=1.0, request_s=1.0, idle_s=1.0, write_s=1.0)
@@ -147,6 +157,36 @@ def raw(server, data=b""):
     sock = dial(*server.address)
     sock.sendall(data)
     return sock
+
+
+def offer(server, sent):
+    """All that is answered; sending may end early, and our half is closed."""
+    sock = raw(server)
+    with contextlib.suppress(OSError):
+        sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
+    return read_all(sock)
+
+
+def key_updates(address, limit_s):
+    """Send them as fast as OpenSSL makes them, until the server has enough."""
+    found = ctypes.util.find_library("ssl")
+    if found is None:
+        pytest.skip("no libssl")
+    lib = ctypes.CDLL(found)
+    for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
+        getattr(lib, name).restype = ctypes.c_void_p
+    tls = ctypes.c_void_p(
+        lib.SSL_new(ctypes.c_void_p(lib.SSL_CTX_new(ctypes.c_void_p(lib.TLS_client_method()))))
+    )
+    sock = dial(*address)
+    sock.setblocking(True)
+    lib.SSL_set_fd(tls, sock.fileno())
+    assert lib.SSL_connect(tls) == 1
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        if lib.SSL_key_update(tls, 0) != 1 or lib.SSL_do_handshake(tls) != 1:
+            return
 
 
 def read_all(sock):
@@ -422,6 +462,49 @@ class TestPatience:
             other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
             assert reader.readline() == b"HTTP/1.1 200 OK\r\n"
 
+    def test_slow_readers_make_room(self):
+        """Where each place is a slow reader's, another client's request takes the place of the oldest."""
+        if not socket.has_dualstack_ipv6():
+            pytest.skip("no IPv6")
+        site = FixedSite(text=b"x" * 50_000_000)
+        with serving(":0", site=site, limits=Limits(connections=4, write_s=60)) as server:
+            port = server.address[1]
+            slow = [dial("127.0.0.1", port) for _ in range(4)]
+            for sock in slow:
+                sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                assert sock.recv(10)
+            other = dial("::1", port)
+            other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 200")
+            held = [connection.client for connection in server._connections]
+            assert held.count("127.0.0.1") == 3
+
+    def test_kernel_buffers_are_bounded(self, server):
+        """What the kernel holds for a connection is bounded too: left alone it grows to megabytes."""
+        sock = raw(server)
+        while not server._connections:
+            time.sleep(0.01)
+        (connection,) = server._connections
+        for option, most in ((socket.SO_SNDBUF, 256 << 10), (socket.SO_RCVBUF, 64 << 10)):
+            assert connection.sock.getsockopt(socket.SOL_SOCKET, option) <= most
+        sock.close()
+
+    def test_a_client_has_a_share_of_cpu_time(self):
+        """Beyond its burst a client is answered no faster than its share allows; another one does not wait."""
+        if not socket.has_dualstack_ipv6():
+            pytest.skip("no IPv6")
+        limits = Limits(cpu_share=0.1, cpu_burst_s=0.1)
+        with serving(":0", site=DearSite(), limits=limits) as server:
+            port, until, answers = server.address[1], time.monotonic() + 1.5, 0
+            with dial("127.0.0.1", port).makefile("rwb", buffering=0) as stream:
+                while time.monotonic() < until:
+                    stream.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+                    answers += stream.read(1 << 16).startswith(b"HTTP/1.1 200")
+            assert 3 <= answers <= 10  # (0.1 + 0.1 * 1.5) s at 50 ms each, and the one under way
+            other = dial("::1", port)
+            other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 200")
+
     def test_when_all_are_busy(self):
         """Where every place is being answered, the next is refused at once, in words."""
         site = FixedSite(text=b"x" * 50_000_000)
@@ -445,14 +528,39 @@ class TestPatience:
             (b"<script>alert(1)</script>\r\n\r\n", 400),
             (b"GET / HTTP/x\r\n\r\n", 400),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 \r\n\r\n", 400),
+            *((sent, [int(status) for status in statuses]) for sent, statuses in GARBAGE.values()),
         ],
     )
     def test_nonsense(self, server, sent, status):
         """What is too long or no HTTP gets the right refusal, and none of it back."""
-        answer = read_all(raw(server, sent))
-        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        answer = offer(server, sent)
+        statuses = status if isinstance(status, list) else [status]
+        assert answer.startswith(tuple(b"HTTP/1.1 %d " % one for one in statuses)), answer[:80]
         assert b"script" not in answer
+        assert b"evil" not in answer
         assert len(answer) < 1000
+
+    @pytest.mark.parametrize(
+        "smuggled",
+        [
+            b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n",
+            b"Content-Length: +%d\r\n\r\n",
+            b"Content-Length : %d\r\n\r\n",
+            b"X: y\rContent-Length: %d\r\n\r\n",
+            b"X: y\r\n Content-Length: %d\r\n\r\n",
+            b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"Transfer-Encoding: chunked\r\nX-Length: %d\r\n\r\n0\r\n\r\n",
+            b"\0: %d\r\n\r\n",
+            b"no colon %d\r\n\r\n",
+        ],
+    )
+    def test_a_body_is_never_a_request(self, server, smuggled):
+        """However a body's length is told, what could be one is no second request (request smuggling)."""
+        second = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+        first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + smuggled % len(second)
+        answer = offer(server, first + second)
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b" 404 " not in answer
 
     def test_stop_ends_everything(self, server):
         """stop() is prompt, ends idle connections and frees the port."""
@@ -638,7 +746,7 @@ class TestProtection:
                 with pytest.raises((OSError, http.client.HTTPException)):
                     ask(server, context=context)
 
-    @pytest.mark.parametrize("path", ["/", "/metrics", "/healthz", "/none"])
+    @pytest.mark.parametrize("path", ["/", "/metrics", "/none", "/healthz/", "/readyz%20"])
     def test_users(self, config, path):
         """Nothing is told to who does not say who they are."""
         with serving(config=config(USERS)) as server:
@@ -648,7 +756,35 @@ class TestProtection:
                 assert response.headers["WWW-Authenticate"].startswith("Basic realm=")
                 assert b"jobwatt_jobs" not in body
             response, _ = ask(server, path, headers={"Authorization": AUTH})
-            assert response.status == (404 if path == "/none" else 200)
+            assert response.status == (200 if path in ("/", "/metrics") else 404)
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/healthz?verbose"])
+    def test_probes_need_no_password(self, config, path):
+        """Health is a status without a password, right, wrong or none; the reason is not told."""
+        with serving(config=config(USERS)) as server:
+            for good, status in ((True, 200), (False, 503)):
+                server.site.good = good
+                for headers in ({}, {"Authorization": "Basic !"}, {"Authorization": AUTH}):
+                    response, body = ask(server, path, headers=headers)
+                    assert (response.status, body) == (status, b"")
+
+    def test_a_wrong_password_is_said_once(self, config, caplog):
+        """Who is turned away is one line for a client, without what it said; who says nothing is none."""
+        with serving(config=config(USERS)) as server:
+            for number in range(3):
+                word = b64encode(f"mistyped:guess {number}".encode()).decode()
+                assert ask(server, headers={"Authorization": f"Basic {word}"})[0].status == 401
+                assert ask(server)[0].status == 401
+        (line,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert line == "127.0.0.1: wrong user or password"
+
+    def test_key_updates_have_an_end(self, certs, config):
+        """TLS 1.3's key updates, each of them work for the server, are counted as what a client sends."""
+        with serving(config=config(TLS)) as server:
+            began = time.monotonic()
+            key_updates(server.address, limit_s=20)
+            assert time.monotonic() - began < 8  # the time for a header is 10 s
+            assert ask(server, context=client_context(certs))[0].status == 200
 
     def test_a_renewed_certificate_is_served(self, certs, tmp_path):
         """A certificate renewed on disk is the one the next connection sees."""
@@ -667,56 +803,65 @@ class TestProtection:
             WebServer("127.0.0.1:0", FixedSite(), config("tls_server_confg: {}"))
 
 
-SCRAPE = """
-global: {{scrape_interval: 1s}}
-scrape_configs:
-- job_name: jobwatt
-  scheme: https
-  basic_auth: {{username: ann, password: {password}}}
-  tls_config: {{ca_file: {certs}/ca.crt, cert_file: {certs}/client.crt, key_file: {certs}/client.key}}
-  static_configs: [{{targets: ['127.0.0.1:{port}']}}]
-"""
+class TestShares:
+    """CPU time by client, and the log's lines."""
 
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        now = [1000.0]
+        monkeypatch.setattr(webshares.time, "monotonic", lambda: now[0])
+        return now
 
-@contextlib.contextmanager
-def prometheus(folder, certs, port, password):
-    """A Prometheus that scrapes the port; yields a function that queries it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        own = free.getsockname()[1]
-    (folder / "prometheus.yml").write_text(SCRAPE.format(certs=certs, port=port, password=password))
-    process = subprocess.Popen(
-        ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/d",
-         f"--web.listen-address=127.0.0.1:{own}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    def test_a_bucket(self, clock):
+        """What is used beyond the burst is waited for at the share's rate, ten seconds at most."""
+        shares = webshares.Shares(0.1, 0.5)
+        shares.spend("a", 0.5)
+        assert shares.wait_s("a") == 0
+        shares.spend("a", 0.2)
+        assert shares.wait_s("a") == pytest.approx(2.0)
+        assert shares.wait_s("b") == 0
+        clock[0] += 2.0
+        assert shares.wait_s("a") == pytest.approx(0.0)
+        shares.spend("a", 1000.0)
+        assert shares.wait_s("a") == pytest.approx(webshares.WAIT_MAX_S)
 
-    def query(expression):
-        url = f"http://127.0.0.1:{own}/api/v1/query?" + urllib.parse.urlencode(
-            {"query": expression}
-        )
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
-            return [r["value"][1] for r in json.load(response)["data"]["result"]]
-        return []
+    def test_memory_is_bounded(self, clock):
+        """Of more clients than are remembered, those that were heard of last are."""
+        shares = webshares.Shares(0.1, 0.5)
+        for number in range(2 * webshares.CLIENTS_MAX):
+            shares.spend(str(number), 1.0)
+        assert len(shares._owed) == webshares.CLIENTS_MAX
+        assert shares.wait_s("0") == 0
+        assert shares.wait_s(str(2 * webshares.CLIENTS_MAX - 1)) > 0
 
-    try:
-        yield query
-    finally:
-        process.terminate()
-        process.wait(10)
+    @pytest.mark.parametrize(
+        ("address", "client"),
+        [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8::1", "2001:db8::/64"),
+            ("2001:db8::ffff:1", "2001:db8::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.2", "127.0.0.0/8"),
+            ("127.99.0.1", "127.0.0.0/8"),
+            ("::1", "::/64"),
+            ("nonsense", "nonsense"),
+        ],
+    )
+    def test_who_is_one_client(self, address, client):
+        """Addresses that one owner has by the million are one client."""
+        assert webshares.client_of(address) == client
 
-
-@pytest.mark.prometheus
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not installed")
-@pytest.mark.parametrize(("password", "up"), [("secret", "1"), ("wrong", "0")])
-@pytest.mark.slow
-def test_prometheus_scrapes(certs, config, tmp_path, password, up):
-    """A real Prometheus scrapes over HTTPS with a client certificate and the right password only."""
-    with (
-        serving(config=config(MTLS + USERS)) as server,
-        prometheus(tmp_path, certs, server.address[1], password) as query,
-    ):
-        deadline = time.monotonic() + 30
-        while (found := query('up{job="jobwatt"}')) != [up] and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert found == [up]
-        assert query("jobwatt_jobs") == (["2"] if up == "1" else [])
+    def test_complaints_are_few(self, clock, caplog):
+        """One line for a client and a reason an hour, and a hundred in all, the last of which says so."""
+        complaints = webshares.Complaints()
+        for _ in range(3):
+            complaints.say("192.0.2.1", "wrong user or password")
+        clock[0] += 3601
+        complaints.say("192.0.2.1", "wrong user or password")
+        assert len(caplog.records) == 2
+        for number in range(300):
+            complaints.say(f"198.51.100.{number}", "wrong user or password")
+        assert len(caplog.records) == webshares.COMPLAINTS_MAX + 1
+        assert "debug level" in caplog.records[-1].getMessage()

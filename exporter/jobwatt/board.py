@@ -42,6 +42,7 @@ class Board:
         self._own = own or list
         self._view: View | None = None
         self._published_s = 0.0
+        self._scraped_s: float | None = None
         self._encoder = Encoder()
         self._lock = threading.Lock()
         self._rendered: dict[bool, tuple[View, bytes]] = {}
@@ -60,6 +61,7 @@ class Board:
         view = self._view
         if view is None:
             return b"# EOF\n" if openmetrics else b""
+        self._scraped_s = time.monotonic()
         with self._lock:
             if names:
                 page = [(metric, rows) for metric, rows in families(view) if metric.name in names]
@@ -78,11 +80,15 @@ class Board:
         return render(page_view(self._view))
 
     def health(self) -> tuple[bool, str]:
-        """Tell whether samples are being taken."""
+        """Tell whether samples are being taken, and when the page was asked for (`doctor` looks at it)."""
         if self._view is None:
             return True, "starting"
-        age_s = time.monotonic() - self._published_s
-        return age_s < self._stale_s, f"last sample {age_s:.1f} s ago"
+        now_s, scraped_s = time.monotonic(), self._scraped_s
+        age_s = now_s - self._published_s
+        scrape = (
+            "no scrape yet" if scraped_s is None else f"last scrape {now_s - scraped_s:.0f} s ago"
+        )
+        return age_s < self._stale_s, f"last sample {age_s:.1f} s ago, {scrape}"
 
     def ready(self) -> tuple[bool, str]:
         """Tell whether there is a page to scrape."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from . import agent
+from . import agent, installation
 from .meter import measure
 from .model import ESTIMATES, NS_PER_S, Kind, Step
 
@@ -30,6 +32,7 @@ class Findings:
         problems: what is not measured, why, and what mends it.
         jobs: jobs on this node and who says whose they are.
         notes: hooks, controller, state directory.
+        installation: what a package installed, part by part; nothing where none did.
     """
 
     measured: tuple[str, ...]
@@ -37,6 +40,7 @@ class Findings:
     problems: tuple[str, ...]
     jobs: tuple[str, ...]
     notes: tuple[str, ...]
+    installation: tuple[installation.Check, ...]
 
     @property
     def measures(self) -> bool:
@@ -44,8 +48,8 @@ class Findings:
         return bool(self.measured)
 
 
-def examine(config: Config, sampler: Sampler) -> Findings:
-    """Take two samples and look at what came."""
+def examine(config: Config, sampler: Sampler, settings: str | None = None) -> Findings:
+    """Take two samples and look at what came; ``settings``: the file given as --config.file."""
     first = sampler.take(full=True, cause="tick")
     sampler.await_slow()
     time.sleep(max(config.sample_interval, NS_PER_S // 2) / NS_PER_S)
@@ -55,7 +59,8 @@ def examine(config: Config, sampler: Sampler) -> Findings:
         estimated=_devices(config, first, second, estimated=True),
         problems=tuple(dict.fromkeys(failure.message for failure in second.failures)),
         jobs=_jobs(second),
-        notes=tuple(_notes(config)),
+        notes=(*_as_whom(settings), *_notes(config)),
+        installation=installation.look(config),
     )
 
 
@@ -97,6 +102,20 @@ def _jobs(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _as_whom(settings: str | None, root: Path = Path("/")) -> list[str]:
+    """Whose rights and whose settings these are, where they are not the daemon's."""
+    file = root / installation.SETTINGS
+    notes = []
+    if os.geteuid() == 0 and (installation.has_daemons_user(root) or file.exists()):
+        notes.append(
+            "measured as root: the daemon may read less. As the daemon sees it: "
+            f"runuser -u {installation.USER} -- jobwatt doctor --config.file={file}"
+        )
+    if settings is None and file.exists():
+        notes.append(f"measured with default settings: --config.file={file} was not given")
+    return notes
+
+
 def _notes(config: Config) -> list[str]:
     hooks = config.path_state / "hooks"
     notes = []
@@ -131,9 +150,17 @@ def as_text(found: Findings) -> str:
         ("not measured", found.problems or ("everything that is switched on is measured",)),
         ("jobs", found.jobs or ("no job on this node",)),
         ("notes", found.notes or ("none",)),
+        *([("installation", _checks(found))] if found.installation else []),
     ]
     return "\n".join(
         f"{title}\n" + "".join(f"  {line}\n" for line in lines) for title, lines in blocks
+    )
+
+
+def _checks(found: Findings) -> tuple[str, ...]:
+    return tuple(
+        f"{check.state:<7}  {check.part}: {check.says}{check.mend and '; mend: '}{check.mend}"
+        for check in found.installation
     )
 
 

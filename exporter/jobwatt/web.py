@@ -2,8 +2,9 @@
 HTTP: the metrics, health and the landing page, on threads of their own.
 
 A connection has a thread, every phase of it a deadline (of the phase, not of the byte), and TLS
-begins in that thread: a client that is silent or slow costs its own place and nobody else's.
-Access is logged at debug level only.
+begins in that thread: a client that is silent or slow costs its own place and nobody else's. Who
+takes the most makes room for others, and no client takes more than its share of CPU time.
+Access is logged at debug level; who is turned away, and why, in few lines.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import Counter
@@ -25,7 +27,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .config import ConfigError
 from .passwords import PasswordCheck
 from .webconfig import Loaded, WebConfig, WebConfigFile
-from .webhandler import CHUNK_BYTES, Handler, compress
+from .webhandler import Handler, compress
+from .webshares import Complaints, Shares, client_of
+from .webstream import CHUNK_BYTES, Stream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +40,11 @@ BACKLOG = 128
 STOP_S = 2.0
 LINGER_S = 1.0
 LINGER_BYTES = 1 << 20
+# The kernel's buffers of a connection: left alone they grow to 4 MB out and 6 MB in (tcp_wmem,
+# tcp_rmem), which a client that does not read, times the connections, would have us hold.
+SEND_BYTES = 128 << 10
+RECEIVE_BYTES = 32 << 10
+ACCEPT_CPU_S = 0.0002  # what a connection costs before its thread runs: measured 0.16 s a thousand
 
 _UNPROTECTED = Loaded(WebConfig(), None, {})
 
@@ -50,6 +59,10 @@ class Limits:
     idle_s: float = 130.0  # between requests: longer than two scrapes a minute apart
     write_s: float = 30.0
     header_bytes: int = 16 << 10
+    # Of one CPU, for one client: more than a thousand scrapes a second, and next to nothing of a
+    # node. ``cpu_burst_s``: before it has to wait.
+    cpu_share: float = 0.1
+    cpu_burst_s: float = 0.5
 
 
 class Site(Protocol):
@@ -80,6 +93,7 @@ class WebServer:
         address: ``host:port``, ``[v6]:port``, or ``:port`` for all interfaces, IPv4 and IPv6;
             port 0 lets the kernel choose. ValueError where it is none of these.
         config_file: ``--web.config.file``; WebConfigError where it cannot be used.
+        names_users: whether the page does, which the network should not read.
     """
 
     def __init__(
@@ -88,12 +102,17 @@ class WebServer:
         site: Site,
         config_file: Path | None = None,
         limits: Limits | None = None,
+        *,
+        names_users: bool = True,
     ) -> None:
+        self._names_users = names_users
         self._wanted = parse_address(address)
         self._file = WebConfigFile(config_file) if config_file else None
         self.site = site
         self.limits = limits or Limits()
         self.passwords = PasswordCheck()
+        self.shares = Shares(self.limits.cpu_share, self.limits.cpu_burst_s)
+        self.complaints = Complaints()
         self._connections: dict[Connection, None] = {}  # the longest unused first
         self._lock = threading.Lock()
         self._zipped: dict[bool, tuple[bytes, bytes]] = {}
@@ -160,15 +179,19 @@ class WebServer:
         parts = (("TLS", config.tls is not None), ("authentication", config.authenticates))
         missing = [name for name, there in parts if not there]
         log.info("listening on %s", shown)
-        if missing and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            log.warning(
-                "USER NAMES GO OUT UNPROTECTED: %s is open to the network without %s; name a file "
-                "with --web.config.file, or keep to this machine with "
-                "--web.listen-address=127.0.0.1:%d",
-                shown,
-                " and ".join(missing),
-                port,
-            )
+        if not missing or ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return
+        if not self._names_users:
+            log.info("the page, which names no user, goes out without %s", " and ".join(missing))
+            return
+        log.warning(
+            "USER NAMES GO OUT UNPROTECTED: %s is open to the network without %s; name a file "
+            "with --web.config.file, or keep to this machine with "
+            "--web.listen-address=127.0.0.1:%d",
+            shown,
+            " and ".join(missing),
+            port,
+        )
 
     def _accept(self, listener: socket.socket) -> None:
         complaint = 0
@@ -189,17 +212,17 @@ class WebServer:
         """
         Give a connection a thread.
 
-        Where places are short, one that is not being answered makes room: the longest unused of
-        the client that has the most. A crowd of idle connections thus keeps nobody out.
+        Where places are short, the client that has the most makes room: the longest unused of its
+        connections, or, where each is being answered, the oldest of them. A crowd of idle or slow
+        connections thus keeps nobody out.
         """
+        self.shares.spend(connection.client, ACCEPT_CPU_S)
         with self._lock:
             if len(self._connections) >= self.limits.connections:
-                waiting = [other for other in self._connections if not other.busy]
-                if not waiting:
+                victim = self._victim(connection)
+                if victim is None:
                     connection.refuse()
                     return
-                held = Counter(other.peer for other in self._connections)
-                victim = max(waiting, key=lambda other: held[other.peer])
                 del self._connections[victim]
                 victim.hang_up()
             self._connections[connection] = None
@@ -208,6 +231,17 @@ class WebServer:
         except RuntimeError:  # the system has no thread to give
             self.forget(connection)
             connection.refuse()
+
+    def _victim(self, newcomer: Connection) -> Connection | None:
+        """Choose who has to go; None where it is the newcomer."""
+        held = Counter(other.client for other in self._connections)
+        held[newcomer.client] += 1
+        most = max(held.values())
+        greedy = [other for other in self._connections if held[other.client] == most]
+        waiting = [other for other in greedy if not other.busy]
+        if waiting:
+            return waiting[0]
+        return None if held[newcomer.client] == most else greedy[0]
 
     def _hang_up_all(self, *, busy: bool) -> None:
         with self._lock:
@@ -220,26 +254,56 @@ class Connection:
     """One client from accept to close."""
 
     def __init__(self, server: WebServer, sock: socket.socket, peer: str) -> None:
-        self.server, self.sock, self.peer = server, sock, peer
+        self.server, self.sock, self.stream = server, sock, Stream(sock)
+        self.peer = peer.removeprefix("::ffff:")
+        self.client = client_of(peer)
         self.busy = False  # an answer is being made or written
         self.unread = False  # the client may still be sending what nobody will read
-        self._gone = False
+        self._loaded = _UNPROTECTED
+        self._gone = threading.Event()
+        self._booked_s = 0.0
 
     def run(self) -> None:
         """Secure the connection, answer its requests, close it. Never raises OSError."""
+        self._booked_s = time.thread_time()
         try:
-            if self._secure():
-                Handler(self.sock, (self.peer, 0), self)
+            if self.take_turn() and self._secure():
+                Handler(self)
         except OSError as err:  # TLS and time limits included: the client's affair
             log.debug("%s: %s", self.peer, err)
+            self._drop_unsent()
         finally:
             self._close()
+            self._book()
             self.server.forget(self)
+
+    def take_turn(self) -> bool:
+        """Book what has been used, and wait while it is more than a fair share; False: it is over."""
+        self._book()
+        wait_s = self.server.shares.wait_s(self.client)
+        return not (self._gone.wait(wait_s) if wait_s else self._gone.is_set())
+
+    def _book(self) -> None:
+        used_s = time.thread_time()
+        self.server.shares.spend(self.client, used_s - self._booked_s)
+        self._booked_s = used_s
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the certificates or clients' CA it was let in by are no longer those in force."""
+        return self._loaded.context is not self.server.loaded().context
 
     def hang_up(self) -> None:
         """End it from another thread: what waits for the client sees the end of the stream."""
-        self._gone = True
+        self._gone.set()
+        self._drop_unsent()
         _hang_up(self.sock)
+
+    def _drop_unsent(self) -> None:
+        """Have the kernel forget an answer that is not read; it would keep it for minutes after the end."""
+        if self.busy:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def refuse(self) -> None:
         """Turn it away at once, in words where no TLS is expected."""
@@ -248,40 +312,35 @@ class Connection:
         self.sock.close()
 
     def _secure(self) -> bool:
-        loaded = self.server.loaded()
+        loaded = self._loaded = self.server.loaded()
         if loaded.context is None or loaded.config.tls is None:
             return True
-        secured = loaded.context.wrap_socket(
-            self.sock, server_side=True, do_handshake_on_connect=False
-        )
-        self.sock = secured
-        if self._gone:  # the end may have been called on the socket this one has replaced
-            return False
-        secured.settimeout(self.server.limits.handshake_s)
         try:
-            secured.do_handshake()
+            secured = self.stream.secure(loaded.context, self.server.limits.handshake_s)
         except ssl.SSLError as err:
             if err.reason == "HTTP_REQUEST":
                 self._say(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS\n")
+            if not isinstance(err, ssl.SSLEOFError):  # who only looks for an open port
+                self.server.complaints.say(self.peer, f"TLS refused: {_tls_fault(err)}")
             raise
-        return loaded.config.tls.admits(secured.getpeercert())
+        if loaded.config.tls.admits(secured.getpeercert()):
+            return True
+        self.server.complaints.say(self.peer, "TLS refused: the certificate has no allowed name")
+        return False
 
     def _say(self, status: HTTPStatus, body: str = "") -> None:
-        """Answer in the clear, below TLS; without waiting for the client to take it."""
+        """Answer in the clear, without waiting for the client to take it."""
         text = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
             f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         )
         with contextlib.suppress(OSError):
             self.sock.settimeout(0)
-            socket.socket.send(self.sock, text.encode())
+            self.sock.send(text.encode())
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            if isinstance(self.sock, ssl.SSLSocket):
-                self.sock.settimeout(0)  # say that it ends; do not wait for the same from there
-                self.sock.unwrap()
-        if self.unread and not self._gone:
+        self.stream.say_goodbye()
+        if self.unread and not self._gone.is_set():
             self._linger()
         self.sock.close()
 
@@ -289,19 +348,27 @@ class Connection:
         """Let the client read the answer: closing with unread input would reset the connection."""
         deadline, left = time.monotonic() + LINGER_S, LINGER_BYTES
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            self.sock.shutdown(socket.SHUT_WR)
             while left > 0 and (remaining := deadline - time.monotonic()) > 0:
                 self.sock.settimeout(remaining)
-                data = socket.socket.recv(self.sock, CHUNK_BYTES)
+                data = self.sock.recv(CHUNK_BYTES)
                 if not data:
                     return
                 left -= len(data)
 
 
+def _tls_fault(err: ssl.SSLError) -> str:
+    """Name it in OpenSSL's words, a closed set."""
+    if isinstance(err, ssl.SSLCertVerificationError):
+        return f"client certificate: {err.verify_message}"
+    words = (err.reason or type(err).__name__).replace("_", " ").lower()
+    # an alert is what the other side says of us: SSLV3_ALERT_BAD_CERTIFICATE
+    return f"the client says: {words.partition(' alert ')[2]}" if " alert " in words else words
+
+
 def _hang_up(sock: socket.socket) -> None:
-    # Not SSLSocket's own method: it would take the TLS state from under the thread that reads.
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]\s/]*)):(?P<port>\d{1,5})")
@@ -332,6 +399,8 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # each connection's
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(target[0] != "::"))
             sock.bind(target)

@@ -32,7 +32,7 @@ def serve(config: Path, address: str, web_config: Path | None) -> None:
     """Ask and serve until SIGTERM or SIGINT; ConfigError or OSError where it cannot start."""
     wanted = targets.read(config)
     poller = Poller([BmcMeter(entry) for entry in wanted.entries], wanted.threads)
-    server = WebServer(address, BmcBoard(poller), web_config)
+    server = WebServer(address, BmcBoard(poller), web_config, names_users=False)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

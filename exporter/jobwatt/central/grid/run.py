@@ -183,7 +183,7 @@ def serve(config_file: Path, cache: Path | None, address: str, web_config: Path 
     for note in settings.notes(config):
         log.info("%s", note)
     grid = Grid(config, cache)
-    server = WebServer(address, grid.board, web_config)
+    server = WebServer(address, grid.board, web_config, names_users=False)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
