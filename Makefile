@@ -10,7 +10,7 @@ VIEWER := grafana/preview/node_modules/.installed
 # Helm 3 and the Prometheus Operator's schemas, for the chart's tests
 CHART  := helm/tools/node_modules/.installed
 
-.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards short-jobs fuzz system deb clean
+.PHONY: help demo test quick lint format golden docs alerts generate screenshots bench bench-alerts bench-dashboards bench-scale short-jobs siege fuzz system deb audit release image clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -82,6 +82,12 @@ bench-alerts: $(STAMP) system  ## mails to users on labelled traces: precision a
 	$(BIN)/python tests/bench/alertbench.py
 	$(BIN)/python tests/bench/rulecost.py
 
+siege: $(STAMP) system  ## slow, idle, endless and malformed clients of a daemon: what each costs it, as a table
+	$(BIN)/python tests/bench/siege.py
+
+bench-scale: $(STAMP) system  ## what a cluster of 12, 100 and 1000 nodes costs Prometheus, and a year a ledger
+	$(BIN)/python tests/bench/scale.py
+
 short-jobs: $(STAMP) system  ## 200 short jobs on a real Slurm: the share of their energy that is booked
 	cd tests && ../$(BIN)/python shortjobs.py
 
@@ -91,6 +97,15 @@ fuzz: $(STAMP)   ## hostile inputs to every parser, FUZZ_INPUTS= in all, FUZZ_SE
 
 deb:             ## the Debian package of this tree, into dist/ (needs debhelper, python3-venv)
 	packaging/build-deb.sh dist
+
+audit: $(STAMP)  ## known vulnerabilities of what is carried and of what is installed; AUDIT="-s osv" asks OSV
+	PYTHON=$(BIN)/python packaging/audit.sh $(AUDIT)
+
+release: $(STAMP) ## wheel, sdist, Debian package, chart, bill of materials and their sums, into dist/VERSION
+	$(BIN)/python packaging/release.py $(RELEASE)
+
+image: $(STAMP) system $(CHART)  ## the container image built by buildah and run as the chart runs it
+	$(PYTEST) -q tests/test_image.py
 
 clean:           ## the venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

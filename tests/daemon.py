@@ -213,8 +213,11 @@ class Daemon:
         self._seen_from = 0
 
     def __enter__(self) -> Daemon:
-        self.start()
-        return self
+        try:
+            return self.start()
+        except BaseException:
+            self.kill()  # nobody calls __exit__ where this fails
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.kill()

@@ -33,6 +33,8 @@ def debian(root: Path) -> Path:
     mirror = next(line.split()[0] for line in listed if line.split()[1:] == [suite])
     subprocess.run(
         [
+            # mounts of its own: where it is killed, none are left for somebody's rm to walk through
+            *("unshare", "--mount", "--propagation", "private"),
             "mmdebstrap",
             "--quiet",
             "--variant=minbase",

@@ -235,7 +235,7 @@ def test_no_secret_in_an_argument_or_the_environment():
 
 
 def test_probes_ask_as_the_page_answers():
-    """Probes speak TLS where the page does, and only look for an open port where it asks for a password."""
+    """Probes speak TLS where the page does, and only look for an open port where it asks for a certificate."""
     kinds = {scenario: set() for scenario in SCENARIOS}
     for scenario, asked in kinds.items():
         for _, pod in pods(rendered(scenario)):

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
+import bcrypt
 import pytest
 
 import podlike
@@ -67,6 +69,17 @@ def answer(url):
             return reply.read().decode()
     except OSError:
         return ""
+
+
+def status(url):
+    """What a kubelet looks at."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status
+    except urllib.error.HTTPError as err:
+        return err.code
+    except OSError:
+        return 0
 
 
 @pytest.mark.parametrize("root", [True, False])
@@ -155,7 +168,7 @@ def test_a_page_that_asks_for_certificates_passes_helm_test(tmp_path, node):
         "web": {
             "certificateSecretName": "tls",
             "secretName": "web",
-            "authenticates": True,
+            "clientCertificates": True,
             "port": free_port(),
         }
     }
@@ -176,6 +189,24 @@ def test_a_page_that_asks_for_certificates_passes_helm_test(tmp_path, node):
     with podlike.running(pod, node, tmp_path / "scratch") as process:
         wait(lambda: not helm_test(tester, url)[0] or process.poll() is not None, 30)
         assert process.poll() is None, process.stdout.read()
+
+
+def test_probes_see_behind_a_password(tmp_path, node):
+    """Where web.yml asks for a password, the probes of the chart still ask for health over HTTP, and are told."""
+    values = {"web": {"secretName": "web", "port": free_port()}}
+    objects = flat(template(tmp_path, values).stdout)
+    pod = of(objects, "DaemonSet")[0]["spec"]["template"]["spec"]
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    node["web"] = secret(tmp_path / "web", web_yml=f"basic_auth_users: {{a: {hashed}}}\n".encode())
+    url, asked = f"http://127.0.0.1:{values['web']['port']}", pod["containers"][0]
+    with podlike.running(pod, node, tmp_path / "scratch") as process:
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            probe = url + asked[name]["httpGet"]["path"]
+            wait(lambda probe=probe: status(probe) == 200 or process.poll() is not None, 30)
+            assert process.poll() is None, process.stdout.read()
+        assert status(f"{url}/metrics") == 401
+        tester = objects["Pod", "demo-jobwatt-test"]["spec"]
+        assert helm_test(tester, url)[0] == 0
 
 
 def test_host_proc_in_place_of_host_pids(tmp_path, node):

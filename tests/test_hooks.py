@@ -39,7 +39,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
 
 def hook(state: Path, *argv: str, env: dict[str, str] | None = None) -> tuple[str, float]:
     """Run the hook as slurmd does, in a process of its own: (stderr, seconds). Exit is 0, always."""
-    code = "import os, sys; from jobwatt.slurm.hooks import run_hook; sys.exit(run_hook(sys.argv[1:], os.environ))"
+    code = "import os, sys; from jobwatt.slurm.hooks import run_hook; os._exit(run_hook(sys.argv[1:], os.environ))"
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, *(argv or ("prolog",)), f"--path.state={state}"],
@@ -182,7 +182,7 @@ def test_a_hook_that_hangs_is_gone_after_200_ms(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
     os.write(write_end, b"x" * 4096)
-    code = "import sys; from jobwatt.slurm.hooks import run_hook; sys.exit(run_hook(['bad'], {}))"
+    code = "import os; from jobwatt.slurm.hooks import run_hook; os._exit(run_hook(['bad'], {}))"
     began = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-c", code], stderr=write_end, env={"PYTHONPATH": str(EXPORTER)}
@@ -293,7 +293,7 @@ def test_damaged_fields(damage: dict[str, object]) -> None:
 
 
 def run_hook(*argv: str) -> subprocess.CompletedProcess[str]:
-    code = "import os, sys; from jobwatt.slurm.hooks import run_hook; sys.exit(run_hook(sys.argv[1:], os.environ))"
+    code = "import os, sys; from jobwatt.slurm.hooks import run_hook; os._exit(run_hook(sys.argv[1:], os.environ))"
     return subprocess.run(
         [sys.executable, "-c", code, *argv], env={"PYTHONPATH": str(EXPORTER), **ENV},
         capture_output=True, text=True, timeout=10, check=True,

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import bcrypt
@@ -154,6 +155,26 @@ def test_what_is_wrong_is_said_in_one_line(text, said):
     assert said in str(caught.value)
     assert str(caught.value).startswith(str(HERE))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "*hunter2",
+        "!hunter2 x",
+        "&hunter2",
+        "@hunter2",
+        "'hunter2",
+        "hunter2: x",
+        "[hunter2",
+        "%hunter2",
+    ],
+)
+def test_no_message_repeats_a_password(word):
+    """A password in the place of a hash, whatever YAML makes of its first character, is not in what is said, nor behind it."""
+    with pytest.raises(WebConfigError) as caught:
+        parse(f"basic_auth_users:\n  prometheus: {word}\n", HERE)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def pair(cert, key):
@@ -338,6 +359,39 @@ class TestPasswords:
             thread.join()
         assert set(results) == {False, None}
         assert len(check._right) == 1
+
+    def test_guesses_take_a_twentieth_of_a_cpu(self):
+        """After a wrong password comes a pause of nineteen times the check's own CPU time, however dear the hash."""
+        users = {"a": bcrypt.hashpw(b"x", bcrypt.gensalt(9))}
+        check, used, began = PasswordCheck(0.001), time.thread_time(), time.monotonic()
+        for number in range(2):
+            check.allows(users, basic("a", str(number)))
+        share = (time.thread_time() - used) / (time.monotonic() - began)
+        assert share < 0.07
+
+    def test_one_guesser_keeps_nobody_out(self):
+        """While one client's guesses take all the places that it may have, another one's right password is heard."""
+        check = PasswordCheck(0.05)
+        stop, results = threading.Event(), []
+
+        def guess(number):
+            while not stop.is_set():
+                results.append(
+                    check.allows(self.users, basic("ann", f"{number} {len(results)}"), "crowd")
+                )
+
+        threads = [threading.Thread(target=guess, args=(n,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(3):
+                check._right.clear()
+                assert check.allows(self.users, basic("ann", "corréct:horse"), "prometheus") is True
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert None in results
 
     def test_memory_is_bounded(self):
         """Guesses do not pile up in memory."""

@@ -37,8 +37,13 @@ class Pair:
         return cert, key
 
 
-def make(name: str, issuer: Pair | None = None, dns: tuple[str, ...] = ()) -> Pair:
-    """A CA of its own where no issuer is given; a leaf for loopback otherwise."""
+def make(
+    name: str,
+    issuer: Pair | None = None,
+    dns: tuple[str, ...] = (),
+    lasts: datetime.timedelta = datetime.timedelta(hours=1),
+) -> Pair:
+    """A CA of its own where no issuer is given; a leaf for loopback otherwise. ``lasts`` from now on, or until then."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -54,8 +59,8 @@ def make(name: str, issuer: Pair | None = None, dns: tuple[str, ...] = ()) -> Pa
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now + min(lasts, datetime.timedelta()) - datetime.timedelta(minutes=5))
+        .not_valid_after(now + lasts)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     )
     if issuer is not None:

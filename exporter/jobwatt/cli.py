@@ -38,15 +38,14 @@ def _run(argv: list[str]) -> int:
     from .config import ConfigError, from_flags
     from .ledger import LedgerBusyError
     from .parser import parse
+    from .plainlog import PlainFormatter
 
     args = parse(argv)
     try:
         config = from_flags(vars(args))
-        logging.basicConfig(
-            level=config.log_level.upper(),
-            stream=sys.stderr,
-            format="%(levelname).1s %(name)s: %(message)s",
-        )
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(PlainFormatter("%(levelname).1s %(name)s: %(message)s"))
+        logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
         code = commands.COMMANDS[args.command](config, args)
         sys.stdout.flush()  # a full disk or a closed pipe is met here rather than at exit
     except BrokenPipeError:

@@ -182,6 +182,18 @@ def _compare(_config: Config, args: argparse.Namespace) -> int:
     return compare.run(args)
 
 
+def _sd(config: Config, args: argparse.Namespace) -> int:
+    """Imported here: no part of the daemon."""
+    from .central.sd import run as sd
+    from .central.sd import settings
+
+    chosen = settings.chosen(vars(args), config.slurm_conf)
+    if args.once:
+        return 0 if sd.once(chosen) else 1
+    sd.serve(chosen, config.web_listen_address, config.web_config_file)
+    return 0
+
+
 def _output(path: str | None) -> AbstractContextManager[TextIO]:
     return Path(path).open("w", encoding="utf-8") if path else nullcontext(sys.stdout)
 
@@ -231,5 +243,6 @@ COMMANDS: dict[str, Callable[[Config, argparse.Namespace], int]] = {
     "bmc-proxy": _bmc_proxy,
     "compare": _compare,
     "grid": _grid,
+    "sd": _sd,
     "pseudonym": _pseudonym,
 }

@@ -15,11 +15,13 @@ what the rows hold.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import sqlite3
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,17 @@ def is_kept(path: Path) -> bool:
     return False
 
 
+def _refuse_strangers(folder: Path) -> None:
+    """PermissionError for a directory in which another user could have us write through a link."""
+    about = folder.stat()
+    # in a sticky directory the kernel follows no link of another user (fs.protected_symlinks)
+    open_to_all = about.st_mode & 0o002 and not about.st_mode & stat.S_ISVTX
+    if about.st_uid not in (0, os.geteuid()) or open_to_all:
+        raise PermissionError(
+            errno.EPERM, f"it belongs to uid {about.st_uid}, mode {about.st_mode & 0o7777:04o}"
+        )
+
+
 class Ledger:
     """
     The node's ledger in ``path``; ``None`` keeps it in memory only.
@@ -96,7 +109,9 @@ class Ledger:
             return Book()
         try:
             book, clean = self._read()
-        except (sqlite3.DatabaseError, LookupError, TypeError, ValueError, AttributeError) as err:
+        except (
+            sqlite3.DatabaseError, LookupError, TypeError, ValueError, AttributeError, RecursionError,
+        ) as err:  # fmt: skip
             self._set_aside("damaged", str(err))
             return Book()
         if book.last is None or book.last.boot_id == boot_id:
@@ -141,6 +156,7 @@ class Ledger:
     def _take(self, path: Path) -> None:
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _refuse_strangers(path.parent)
             self._lock = os.open(
                 path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
             )

@@ -410,6 +410,30 @@ _ALL = (
         "1 for the intensity that is in use for the zone: the first source in order that is fresh, else the yearly table.",
         GRID,
     ),
+    # Slurm's nodes as targets (jobwatt sd)
+    Metric("jobwatt_sd_targets", _G, "Targets that Prometheus is given."),
+    Metric(
+        "jobwatt_sd_held_targets",
+        _G,
+        "Of these, targets that slurmctld no longer names: too many at once to be believed.",
+    ),
+    Metric(
+        "jobwatt_sd_nodes_left_out",
+        _G,
+        "Nodes of slurmctld's last answer that are no targets, by reason.",
+        ("reason",),
+    ),
+    Metric(
+        "jobwatt_sd_success_timestamp_seconds",
+        _G,
+        "Unix time of slurmctld's last answer that the targets were made from.",
+    ),
+    Metric(
+        "jobwatt_sd_polls_total",
+        _C,
+        "Questions asked of slurmctld for its nodes, by outcome.",
+        ("outcome",),
+    ),
     # the measuring itself
     Metric("jobwatt_source_up", _G, "1 while the source delivers.", ("source",)),
     Metric(
@@ -467,3 +491,9 @@ _ALL = (
 )
 
 CATALOGUE: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def fits(name: str, values: tuple[str, ...]) -> bool:
+    """Tell whether there is such a metric, and with so many labels: what is read back may be of another version."""
+    metric = CATALOGUE.get(name)
+    return metric is not None and len(metric.labels) == len(values)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
-from .config import ConfigError, add_flags, duration, nearest
+from .config import ConfigError, add_flags, nearest
+from .kinds import duration
 
 _EPILOG = """\
 A first look, without installing anything:
@@ -30,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse a command line; a usage error prints one line and exits with 2."""
-    parser = build(whole=not {"alerts", "compare", "demo"}.isdisjoint(argv))
+    parser = build(whole=not {"alerts", "compare", "demo", "sd"}.isdisjoint(argv))
     args, unknown = parser.parse_known_args(argv)
     if unknown:  # said by the command's own parser, which knows what may have been meant
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -38,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def build(*, whole: bool = True) -> argparse.ArgumentParser:
-    """Build the parser; unless ``whole`` without the flags of `alerts`, `compare` and `demo`, whose modules the daemon does not need."""
+    """Build the parser; unless ``whole`` without the flags of `alerts`, `compare`, `demo` and `sd`, whose modules the daemon does not need."""
     parser = _Parser(
         prog="jobwatt",
         description="Where every joule of a Slurm GPU node goes: per job and user.",
@@ -61,6 +62,7 @@ def build(*, whole: bool = True) -> argparse.ArgumentParser:
     _comparing(commands, whole=whole)
     _pricing(commands)
     _proxying(commands)
+    _finding(commands, whole=whole)
     pseudonym = _add(
         commands,
         "pseudonym",
@@ -194,6 +196,18 @@ def _pricing(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _proxying(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "ask the BMCs of many nodes from the management network, and serve their power"
     _central(commands, "bmc-proxy", text, ("bmc.config", "the BMCs in TOML (docs/bmc.md)"), ":9817")
+
+
+def _finding(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> None:
+    text = "Slurm's nodes as Prometheus' targets: a file for file_sd and a page for http_sd, once per cluster"
+    found = commands.add_parser(
+        "sd", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False
+    )
+    found.set_defaults(parser=found)
+    if whole:
+        from .central.sd.settings import add_arguments  # noqa: PLC0415  no part of the daemon
+
+        add_arguments(found)
 
 
 def _central(

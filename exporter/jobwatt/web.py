@@ -9,27 +9,23 @@ Access is logged at debug level; who is turned away, and why, in few lines.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import logging
 import re
 import socket
-import ssl
-import struct
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .config import ConfigError
 from .passwords import PasswordCheck
-from .webconfig import Loaded, WebConfig, WebConfigFile
-from .webhandler import Handler, compress
-from .webshares import Complaints, Shares, client_of
-from .webstream import CHUNK_BYTES, Stream
+from .webconfig import Loaded, WebConfigFile
+from .webconnection import UNPROTECTED, Connection, hang_up
+from .webhandler import compress
+from .webshares import Complaints, Shares
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,15 +34,11 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 128
 STOP_S = 2.0
-LINGER_S = 1.0
-LINGER_BYTES = 1 << 20
 # The kernel's buffers of a connection: left alone they grow to 4 MB out and 6 MB in (tcp_wmem,
 # tcp_rmem), which a client that does not read, times the connections, would have us hold.
 SEND_BYTES = 128 << 10
 RECEIVE_BYTES = 32 << 10
 ACCEPT_CPU_S = 0.0002  # what a connection costs before its thread runs: measured 0.16 s a thousand
-
-_UNPROTECTED = Loaded(WebConfig(), None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +131,7 @@ class WebServer:
         """Take no more connections; what is being answered may end, two seconds at most."""
         if self._listener is None or self._thread is None:
             return
-        _hang_up(self._listener)  # ends the wait for connections
+        hang_up(self._listener)  # ends the wait for connections
         self._thread.join(STOP_S)
         self._listener.close()
         deadline = time.monotonic() + STOP_S
@@ -150,7 +142,7 @@ class WebServer:
 
     def loaded(self) -> Loaded:
         """Return what --web.config.file says now."""
-        return self._file.current() if self._file else _UNPROTECTED
+        return self._file.current() if self._file else UNPROTECTED
 
     def zipped(self, page: bytes, *, openmetrics: bool) -> bytes:
         """Compress a page once, however many ask for it."""
@@ -248,127 +240,6 @@ class WebServer:
             for connection in self._connections:
                 if busy or not connection.busy:
                     connection.hang_up()
-
-
-class Connection:
-    """One client from accept to close."""
-
-    def __init__(self, server: WebServer, sock: socket.socket, peer: str) -> None:
-        self.server, self.sock, self.stream = server, sock, Stream(sock)
-        self.peer = peer.removeprefix("::ffff:")
-        self.client = client_of(peer)
-        self.busy = False  # an answer is being made or written
-        self.unread = False  # the client may still be sending what nobody will read
-        self._loaded = _UNPROTECTED
-        self._gone = threading.Event()
-        self._booked_s = 0.0
-
-    def run(self) -> None:
-        """Secure the connection, answer its requests, close it. Never raises OSError."""
-        self._booked_s = time.thread_time()
-        try:
-            if self.take_turn() and self._secure():
-                Handler(self)
-        except OSError as err:  # TLS and time limits included: the client's affair
-            log.debug("%s: %s", self.peer, err)
-            self._drop_unsent()
-        finally:
-            self._close()
-            self._book()
-            self.server.forget(self)
-
-    def take_turn(self) -> bool:
-        """Book what has been used, and wait while it is more than a fair share; False: it is over."""
-        self._book()
-        wait_s = self.server.shares.wait_s(self.client)
-        return not (self._gone.wait(wait_s) if wait_s else self._gone.is_set())
-
-    def _book(self) -> None:
-        used_s = time.thread_time()
-        self.server.shares.spend(self.client, used_s - self._booked_s)
-        self._booked_s = used_s
-
-    @property
-    def outdated(self) -> bool:
-        """Whether the certificates or clients' CA it was let in by are no longer those in force."""
-        return self._loaded.context is not self.server.loaded().context
-
-    def hang_up(self) -> None:
-        """End it from another thread: what waits for the client sees the end of the stream."""
-        self._gone.set()
-        self._drop_unsent()
-        _hang_up(self.sock)
-
-    def _drop_unsent(self) -> None:
-        """Have the kernel forget an answer that is not read; it would keep it for minutes after the end."""
-        if self.busy:
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    def refuse(self) -> None:
-        """Turn it away at once, in words where no TLS is expected."""
-        if self.server.loaded().context is None:
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE)
-        self.sock.close()
-
-    def _secure(self) -> bool:
-        loaded = self._loaded = self.server.loaded()
-        if loaded.context is None or loaded.config.tls is None:
-            return True
-        try:
-            secured = self.stream.secure(loaded.context, self.server.limits.handshake_s)
-        except ssl.SSLError as err:
-            if err.reason == "HTTP_REQUEST":
-                self._say(HTTPStatus.BAD_REQUEST, "this port speaks HTTPS\n")
-            if not isinstance(err, ssl.SSLEOFError):  # who only looks for an open port
-                self.server.complaints.say(self.peer, f"TLS refused: {_tls_fault(err)}")
-            raise
-        if loaded.config.tls.admits(secured.getpeercert()):
-            return True
-        self.server.complaints.say(self.peer, "TLS refused: the certificate has no allowed name")
-        return False
-
-    def _say(self, status: HTTPStatus, body: str = "") -> None:
-        """Answer in the clear, without waiting for the client to take it."""
-        text = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-            f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-        )
-        with contextlib.suppress(OSError):
-            self.sock.settimeout(0)
-            self.sock.send(text.encode())
-
-    def _close(self) -> None:
-        self.stream.say_goodbye()
-        if self.unread and not self._gone.is_set():
-            self._linger()
-        self.sock.close()
-
-    def _linger(self) -> None:
-        """Let the client read the answer: closing with unread input would reset the connection."""
-        deadline, left = time.monotonic() + LINGER_S, LINGER_BYTES
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_WR)
-            while left > 0 and (remaining := deadline - time.monotonic()) > 0:
-                self.sock.settimeout(remaining)
-                data = self.sock.recv(CHUNK_BYTES)
-                if not data:
-                    return
-                left -= len(data)
-
-
-def _tls_fault(err: ssl.SSLError) -> str:
-    """Name it in OpenSSL's words, a closed set."""
-    if isinstance(err, ssl.SSLCertVerificationError):
-        return f"client certificate: {err.verify_message}"
-    words = (err.reason or type(err).__name__).replace("_", " ").lower()
-    # an alert is what the other side says of us: SSLV3_ALERT_BAD_CERTIFICATE
-    return f"the client says: {words.partition(' alert ')[2]}" if " alert " in words else words
-
-
-def _hang_up(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]\s/]*)):(?P<port>\d{1,5})")

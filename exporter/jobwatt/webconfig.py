@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from .websection import Section, UniqueLoader, WebConfigError
+from .websection import NOT_YAML, Section, UniqueLoader, WebConfigError
 from .webtls import TlsConfig, parse_tls, ssl_context
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def parse(text: str, path: Path) -> WebConfig:
         document = yaml.load(text, Loader=UniqueLoader)  # noqa: S506 a SafeLoader
     except yaml.MarkedYAMLError as err:
         line = f"line {err.problem_mark.line + 1}: " if err.problem_mark else ""
-        raise WebConfigError(f"{path}: {line}{err.problem}") from err
-    except (yaml.YAMLError, RecursionError) as err:
-        raise WebConfigError(f"{path}: not YAML: {' '.join(str(err).split())}") from err
+        raise WebConfigError(f"{path}: {line}{_unquoted(err.problem or '')}") from None
+    except NOT_YAML as err:
+        raise WebConfigError(f"{path}: not YAML ({type(err).__name__})") from None
     top = Section(
         path, "", document, ("tls_server_config", "http_server_config", "basic_auth_users")
     )
@@ -78,6 +78,11 @@ def parse(text: str, path: Path) -> WebConfig:
         headers=_headers(path, top.values.get("http_server_config")),
         users=_users(top, top.values.get("basic_auth_users")),
     )
+
+
+def _unquoted(problem: str) -> str:
+    """Leave out what the parser repeats of the file, a password that begins with * perhaps; a key may stay."""
+    return problem if problem.endswith("is given twice") else re.sub(r" ?'[^']*'", "", problem)
 
 
 def _headers(path: Path, value: object) -> dict[str, str]:

@@ -7,23 +7,23 @@ Reading and parsing are the standard library's; what is answered, and in which f
 from __future__ import annotations
 
 import gzip
-import http.client
 import io
 import logging
+import re
 import socket
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs
 
 from .webconfig import WebConfig
+from .webstream import OverBudgetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .web import Connection
+    from .webconnection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-CHUNK_BYTES = 1 << 16
+_NOTHING = b"not found; there are / and /metrics\n"
 # 500 kB of job series: 3 ms and 121 kB at level 1, 24 ms and 105 kB at level 9.
 GZIP_LEVEL = 1
 _HTML_HEADERS = {
@@ -45,42 +45,36 @@ _HTML_HEADERS = {
 }
 
 
-class _Stream(io.RawIOBase):
-    """A socket whose reads and writes share a deadline and whose reads have a budget."""
+# A header line as RFC 9112, section 5 has it. Spaces before the colon, folded lines, bare CR and
+# NUL are read one way here and another way by a proxy in front: they end a request, not a header.
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0\r\n]*\r?\n|\r?\n|")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._deadline = 0.0
-        self._budget = 0
 
-    def allow(self, seconds: float, bytes_in: int = 0) -> None:
-        self._deadline, self._budget = time.monotonic() + seconds, bytes_in
+class _MalformedError(ValueError):
+    """A header that is none."""
 
-    def readable(self) -> bool:
-        return True
 
-    def readinto(self, buffer: Any) -> int:
-        if self._budget <= 0:
-            raise http.client.LineTooLong("header")
-        self._wait()
-        count = self._sock.recv_into(buffer)
-        self._budget -= count
-        return count
+class _Lines:
+    """The header's lines, each of them checked, for the standard library to parse."""
 
-    def write(self, data: Any) -> int:
-        """Write all of it."""
-        view = memoryview(data)
-        written = 0
-        while written < len(view):
-            self._wait()
-            written += self._sock.send(view[written : written + CHUNK_BYTES])
-        return written
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
 
-    def _wait(self) -> None:
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("the client is too slow")
-        self._sock.settimeout(remaining)
+    def readline(self, limit: int = -1) -> bytes:
+        """Read one line; _MalformedError where it is no header field."""
+        line = self._stream.readline(limit)
+        if not _FIELD.fullmatch(line):
+            raise _MalformedError
+        return line
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """A site that has a list of targets, too, for Prometheus' HTTP service discovery."""
+
+    def targets(self) -> bytes | None:
+        """Return the list as JSON; None where there is none yet."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +90,20 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, sock: socket.socket, peer: tuple[str, int], connection: Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._server = connection.server
-        self._stream = _Stream(sock)
+        self._stream = connection.stream
         self._first = True
-        super().__init__(sock, peer, connection.server)  # type: ignore[arg-type]  # only kept
+        super().__init__(connection.sock, (connection.peer, 0), connection.server)  # type: ignore[arg-type]  # only kept
 
     def setup(self) -> None:
         """Read and write through deadlines."""
         self.connection = self.request
         if self.connection.family in (socket.AF_INET, socket.AF_INET6):
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._input = self.rfile = io.BufferedReader(self._stream)
+        self._input = io.BufferedReader(self._stream)
+        self.rfile = _Lines(self._input)  # type: ignore[assignment]  # readline is all it is asked
         self.wfile = self._stream  # type: ignore[assignment]  # all that is asked of it is write
 
     def finish(self) -> None:
@@ -119,9 +114,11 @@ class Handler(BaseHTTPRequestHandler):
         self.requestline, self.command, self.request_version = "", "", self.protocol_version
         self.close_connection = True
         try:
-            if self._read_request():
+            if self._connection.take_turn() and self._read_request():
                 self._answer()
-        except http.client.LineTooLong:
+        except _MalformedError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+        except OverBudgetError:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _read_request(self) -> bool:
@@ -132,9 +129,13 @@ class Handler(BaseHTTPRequestHandler):
             return False
         self._stream.allow(limits.request_s, limits.header_bytes)
         self.raw_requestline = self._input.readline()
-        if not self.parse_request():  # has sent what is wrong
+        if self._connection.outdated or not self.parse_request():  # the latter says what is wrong
             return False
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+        if self.request_version == "HTTP/0.9":  # has no status to refuse anything with
+            self.send_error(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+            return False
+        lengths = self.headers.get_all("Content-Length", ())
+        if set(lengths) - {"0"} or "Transfer-Encoding" in self.headers:
             self._connection.unread = self.close_connection = True  # a body nobody asked for
         if self.request_version == "HTTP/1.0":
             self.close_connection = True
@@ -146,14 +147,18 @@ class Handler(BaseHTTPRequestHandler):
         if answer is None:
             self._connection.busy = True
             answer = self._look_up()
+            if config.users and self._is_probe():
+                answer = replace(answer, body=b"")
         self._send(answer, config)
         self._connection.busy = False
         self._server.used(self._connection)
 
     def _refusal(self, config: WebConfig) -> _Answer | None:
-        if not config.users:
+        if not config.users or self._is_probe():
             return None
-        allowed = self._server.passwords.allows(config.users, self.headers.get("Authorization"))
+        allowed = self._server.passwords.allows(
+            config.users, self.headers.get("Authorization"), self._connection.client
+        )
         if allowed:
             return None
         if allowed is None:
@@ -162,14 +167,20 @@ class Handler(BaseHTTPRequestHandler):
                 b"too many password checks at once\n",
                 headers=(("Retry-After", "1"),),
             )
+        if self.headers.get("Authorization"):  # a browser asks without one first
+            self._server.complaints.say(self._connection.peer, "wrong user or password")
         challenge = ("WWW-Authenticate", 'Basic realm="jobwatt", charset="UTF-8"')
         return _Answer(HTTPStatus.UNAUTHORIZED, b"who are you?\n", headers=(challenge,))
+
+    def _is_probe(self) -> bool:
+        """Whether it asks for health, which a kubelet or a load balancer asks without a password."""
+        return self.path.partition("?")[0] in _PROBES
 
     def _look_up(self) -> _Answer:
         path, _, query = self.path.partition("?")
         make = _ROUTES.get(path)
         if make is None:
-            return _Answer(HTTPStatus.NOT_FOUND, b"not found; there are / and /metrics\n")
+            return _Answer(HTTPStatus.NOT_FOUND, _NOTHING)
         if self.command not in ("GET", "HEAD"):
             allow = ("Allow", "GET, HEAD")
             return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, b"GET or HEAD\n", headers=(allow,))
@@ -201,6 +212,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _ready(self, _query: str) -> _Answer:
         return _verdict(*self._server.site.ready())
+
+    def _targets(self, _query: str) -> _Answer:
+        site = self._server.site
+        if not isinstance(site, Listing):
+            return _Answer(HTTPStatus.NOT_FOUND, _NOTHING)
+        body = site.targets()
+        if body is None:
+            return _Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"no list yet\n")
+        return _Answer(HTTPStatus.OK, body, "application/json")
 
     def _header(self, name: str) -> str:
         return ",".join(self.headers.get_all(name, ()))
@@ -246,7 +266,13 @@ _ROUTES: dict[str, Callable[[Handler, str], _Answer]] = {
     "/metrics": Handler._metrics,  # noqa: SLF001
     "/healthz": Handler._health,  # noqa: SLF001
     "/readyz": Handler._ready,  # noqa: SLF001
+    "/sd": Handler._targets,  # noqa: SLF001
 }
+
+
+# These need no password: the status tells whether a process that anybody can connect to does its
+# work, and nothing of a job, a user or the node. The reason stays behind the password.
+_PROBES = frozenset({"/healthz", "/readyz"})
 
 
 def _verdict(good: bool, text: str) -> _Answer:

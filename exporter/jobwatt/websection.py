@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from reprlib import repr  # noqa: A004  YAML's aliases can make a value of a few lines endless
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -36,7 +37,8 @@ class Section:
     def error(self, key: str, message: str) -> WebConfigError:
         """Make the line that names file, section and key."""
         where = ".".join(part for part in (self.name, key) if part)
-        return WebConfigError(": ".join(part for part in (str(self.path), where, message) if part))
+        said = ": ".join(part for part in (str(self.path), where, message) if part)
+        return WebConfigError("".join(c if c.isprintable() else " " for c in said))
 
     def string(self, key: str) -> str:
         """Return a string, "" where it is not given."""
@@ -44,7 +46,7 @@ class Section:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise self.error(key, f"must be a string, not {value!r}; put it in quotes")
+            raise self.error(key, f"must be a string, not {repr(value):.80}; put it in quotes")
         return value
 
     def strings(self, key: str) -> list[str]:
@@ -60,7 +62,7 @@ class Section:
         """Return true or false."""
         value = self.values.get(key, default)
         if not isinstance(value, bool):
-            raise self.error(key, f"must be true or false, not {value!r}")
+            raise self.error(key, f"must be true or false, not {repr(value):.80}")
         return value
 
     def file(self, key: str) -> Path | None:
@@ -80,6 +82,10 @@ def nearest(word: str, known: Collection[str]) -> str:
     """Name the likeliest of the known words, or all of them."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else f"possible: {', '.join(known)}"
+
+
+# What PyYAML raises beside its own errors for a value that looks like a number, a date or a tag and is none.
+NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError, OverflowError)  # fmt: skip
 
 
 class UniqueLoader(yaml.SafeLoader):

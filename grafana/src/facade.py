@@ -333,7 +333,9 @@ def choice(
 
 def cluster() -> Any:
     """Which cluster: one, since numbers of jobs repeat. Nothing, which matches too, where a site has not named its only one."""
-    return choice("cluster", "Cluster", "label_values(jobwatt_build_info, cluster)")
+    # a job's series too: where each user is shown their own only, jobwatt_build_info is nobody's
+    query = 'label_values({__name__=~"jobwatt_build_info|jobwatt_job_info"}, cluster)'
+    return choice("cluster", "Cluster", query)
 
 
 def datasource() -> Any:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 found = {}
 UNITS = Path("/etc/systemd/system")
-JOB = Path("/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_batch/user/task_0")
+STEP = "system.slice/slurmstepd.scope/job_{}/step_batch/user/task_0"
+JOB = Path("/sys/fs/cgroup", STEP.format(7))
+POD = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0e5b7c0a_62a4_4f3e_9f0b_5d1c0c8d2e11.slice"
+IN_POD = Path("/sys/fs/cgroup", POD, STEP.format(8))
 
 
 def sh(command):
@@ -54,10 +57,12 @@ def install():
 def a_job():
     """A step of another user's, as slurmstepd arranges it, and what root's Prolog tells."""
     JOB.mkdir(parents=True)
+    IN_POD.mkdir(parents=True)  # and one of a slurmd that is a pod of Kubernetes
     burn = "while True: sum(range(9999)); __import__('time').sleep(0.2)"
     argv = ["setpriv", "--reuid=20001", "--regid=20001", "--clear-groups", "python3", "-c", burn]
     process = subprocess.Popen(argv, env={**os.environ, "SLURM_JOB_ID": "7"})
     (JOB / "cgroup.procs").write_text(str(process.pid))
+    (IN_POD / "cgroup.procs").write_text(str(subprocess.Popen(argv).pid))
     Path("/guest/other.pid").write_text(str(process.pid))
     env = "SLURM_JOB_ID=7 SLURM_JOB_USER=alice SLURM_JOB_UID=20001 SLURM_JOB_ACCOUNT=lab SLURM_JOB_PARTITION=gpu"
     found["prolog"] = sh(f"{env} /usr/share/doc/jobwatt/examples/slurm/prolog; echo $?")
@@ -108,12 +113,26 @@ def central():
     sh("chgrp jobwatt /etc/jobwatt/bmc.secret; chmod 640 /etc/jobwatt/bmc.secret")
     bmc = '[[bmc]]\nnode = "gpu01"\nurl = "https://127.0.0.1:9"\ncredentials = "/etc/jobwatt/bmc.secret"\n'
     (etc / "bmcs.toml").write_text(bmc)
-    sh("systemctl start jobwatt-grid jobwatt-bmc-proxy")
+    scontrol = Path("/usr/local/bin/scontrol")
+    scontrol.write_text(
+        "#!/bin/sh\ncase $* in *nodes*) cat /guest/nodes.txt;; *config*) echo ClusterName = vm;; esac\n"
+    )
+    scontrol.chmod(0o755)
+    # on this machine's root file system every file is root's
+    sh("mkdir /var/lib/jobwatt-sd; mount -t tmpfs -o mode=0755 tmpfs /var/lib/jobwatt-sd")
+    sh("systemctl start jobwatt-grid jobwatt-bmc-proxy jobwatt-sd")
     found["grid"] = page("jobwatt_grid_", port=9818)
     found["proxy"] = page("jobwatt_meter_", port=9817)
-    found["central"] = sh("journalctl -u jobwatt-grid -u jobwatt-bmc-proxy --no-pager")
+    found["sd"] = page("jobwatt_sd_targets 1", port=9819)
+    listed = "/var/lib/jobwatt-sd/targets.json"
+    found["listed"] = sh(
+        f"stat -c '%a %U' {listed}; setpriv --reuid=65534 --clear-groups cat {listed}"
+    )
+    found["central"] = sh(
+        "journalctl -u jobwatt-grid -u jobwatt-bmc-proxy -u jobwatt-sd --no-pager"
+    )
     sh(
-        "systemctl stop jobwatt-grid jobwatt-bmc-proxy; rm /etc/jobwatt/grid.toml /etc/jobwatt/bmcs.toml /etc/jobwatt/*.secret"
+        "systemctl stop jobwatt-grid jobwatt-bmc-proxy jobwatt-sd; umount /var/lib/jobwatt-sd; rm /etc/jobwatt/grid.toml /etc/jobwatt/bmcs.toml /etc/jobwatt/*.secret"
     )
 
 
@@ -139,7 +158,7 @@ def main():
         "stat -c '%a %U:%G %n' /var/lib/jobwatt /var/lib/jobwatt/hooks /var/lib/jobwatt/hooks/*.json /var/lib/jobwatt/ledger.db"
     )
     found["journal"] = sh("journalctl -u jobwatt --no-pager")
-    found["others"] = sh("systemctl is-enabled jobwatt-grid jobwatt-bmc-proxy")
+    found["others"] = sh("systemctl is-enabled jobwatt-grid jobwatt-bmc-proxy jobwatt-sd")
     sh(
         "mknod /dev/kmsg-like c 1 11; chmod 666 /dev/kmsg-like; mkdir -p /home/alice; echo x >/root/secret"
     )

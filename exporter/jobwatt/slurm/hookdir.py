@@ -2,112 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobwatt.model import Failure
-from jobwatt.slurm.text import clean, cpus_on_node, is_jobid, number
+from jobwatt.slurm.hookrecord import HookRecord, parse
+from jobwatt.slurm.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["HookDir", "HookRecord", "parse"]
 
 log = logging.getLogger(__name__)
 
-MAX_RECORD = 65_536
-MAX_WALL_S = 1e11  # the year 5138
+MAX_RECORD = 131_072  # 21 variables of 4 kB each, as slurm/hooks.py writes them
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")  # what slurm/hooks.py writes down
+MAX_NEW = 2000  # records read in one poll, 0.1 s: what a long stop has left takes several
+MAX_SAID = 100  # lines in the log on damaged records
+ASIDE_S = (
+    3600.0  # a hook that was cut off while it wrote has left its draft; one takes 0.2 s at most
+)
 SWEEP_DAYS = 60  # longer than any job may run on the clusters met; a lost epilog is tidied up
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SETTLED_NS = 50_000_000  # a directory's time stamp is that of the last tick (4 ms at HZ=250)
-
-
-@dataclass(frozen=True, slots=True)
-class HookRecord:
-    """
-    What slurmd said of a job as it began or ended here. Strings are fit to be shown.
-
-    Attributes:
-        event: ``prolog`` or ``epilog``.
-        gpus: SLURM_JOB_GPUS, right on every node; "" where Slurm set none.
-        cuda_visible: CUDA_VISIBLE_DEVICES, global in a Prolog (shards, MIG UUIDs).
-        cpus: reserved on this node; 0 where unknown.
-        start_s, end_s: Unix times as Slurm says (``end_s`` in a prolog: when the limit strikes);
-            0 where it does not (before 23.02).
-        exit_code: SLURM_JOB_EXIT_CODE2, ``CODE:SIGNAL``; a cancelled job has ``0:0`` too.
-        t_ns, wall_s: CLOCK_BOOTTIME and Unix time of the hook itself.
-    """
-
-    event: str
-    jobid: str
-    node: str
-    user: str = ""
-    uid: int | None = None
-    account: str = ""
-    partition: str = ""
-    qos: str = ""
-    name: str = ""
-    sluid: str = ""
-    array_job_id: str = ""
-    array_task_id: str = ""
-    gpus: str = ""
-    cuda_visible: str = ""
-    cpus: int = 0
-    exit_code: str = ""
-    start_s: int = 0
-    end_s: int = 0
-    t_ns: int = 0
-    wall_s: float = 0.0
-    boot_id: str = ""
-
-
-def parse(raw: Mapping[str, object]) -> HookRecord:
-    """A record from the variables a hook stored. Raises ValueError or KeyError for anything odd."""
-    env = {name: value for name, value in raw.items() if isinstance(value, str)}
-    node, nodelist = env["node"], env.get("SLURM_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
-    t_ns, wall_s = raw["t_ns"], raw["wall_s"]
-    if not isinstance(t_ns, int) or not isinstance(wall_s, (int, float)):
-        raise ValueError("t_ns or wall_s is not a number")  # noqa: TRY004  one fault, one type
-    if not (0 <= t_ns < 1 << 63 and 0 <= wall_s < MAX_WALL_S and is_jobid(env["SLURM_JOB_ID"])):
-        raise ValueError("t_ns, wall_s or SLURM_JOB_ID is out of range")
-    uid = env.get("SLURM_JOB_UID", "")
-    return HookRecord(
-        event=env["event"],
-        jobid=env["SLURM_JOB_ID"],
-        node=node,
-        user=clean(env.get("SLURM_JOB_USER", "")),
-        uid=number(uid) if uid.isascii() and uid.isdigit() and len(uid) <= 10 else None,
-        account=clean(env.get("SLURM_JOB_ACCOUNT", "")),
-        partition=clean(env.get("SLURM_JOB_PARTITION", "")),
-        qos=clean(env.get("SLURM_JOB_QOS", "")),
-        name=clean(env.get("SLURM_JOB_NAME", "")),
-        sluid=clean(env.get("SLURM_JOB_SLUID", "")),
-        array_job_id=clean(env.get("SLURM_ARRAY_JOB_ID", "")),
-        array_task_id=clean(env.get("SLURM_ARRAY_TASK_ID", "")),
-        gpus=env.get("SLURM_JOB_GPUS", ""),
-        cuda_visible=env.get("CUDA_VISIBLE_DEVICES", ""),
-        cpus=cpus_on_node(env.get("SLURM_JOB_CPUS_PER_NODE", ""), nodelist, node),
-        exit_code=clean(env.get("SLURM_JOB_EXIT_CODE2", ""), 32),
-        start_s=number(env.get("SLURM_JOB_START_TIME", "")),
-        end_s=number(env.get("SLURM_JOB_END_TIME", "")),
-        t_ns=t_ns,
-        wall_s=float(wall_s),
-        boot_id=env.get("boot_id", ""),
-    )
 
 
 class HookDir:
     """
     ``<state>/hooks`` as the daemon reads it.
 
-    Believed: regular files that belong to root or to the daemon's own user, in a directory that
-    belongs to one of them and that neither group nor others may write to (a group that may write
-    could rename one job's record away). Anything else is left alone, with one line in the log.
+    Believed: regular files under one name that belong to root or to the daemon's own user, in a
+    directory that belongs to one of them and that neither group nor others may write to (a group
+    that may write could rename one job's record away). Anything else is left alone, with one line in the log.
     A record of another boot, or of ``SWEEP_DAYS`` ago, is not told; where no boot's id is known,
     one of the future is not. Files are removed only with ``forget``, for the daemon alone: who
     merely reads must not take its records away.
@@ -125,6 +59,8 @@ class HookDir:
         self._complete = False  # the last listing was believed and every record of it read
         self._mtime_ns = -1
         self._known: dict[str, tuple[int, int]] = {}  # name -> (inode, mtime_ns)
+        self._doubted: set[str] = set()
+        self._said = 0
 
     def poll(self) -> list[HookRecord]:
         """Records that are new or changed since the last call, oldest first. Never raises."""
@@ -158,7 +94,7 @@ class HookDir:
             self._remove(f"{jobid}.{node}.{event}.json")
 
     def _list(self) -> list[HookRecord]:
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        directory = os.open(self.path, _DIR_FLAGS)
         try:
             if not self._believe(os.fstat(directory)):
                 return []
@@ -166,10 +102,29 @@ class HookDir:
             listed = os.listdir(directory)  # noqa: PTH208  of the directory that was believed
             names = [name for name in listed if not name.startswith(".")]
             self._known = {name: self._known[name] for name in names if name in self._known}
-            found = [self._read(name, directory) for name in names if name.endswith(".json")]
+            self._doubted &= set(names)
+            found = self._read_some([name for name in names if name.endswith(".json")], directory)
+            if len(names) != len(listed) and self._forget:
+                self._sweep([name for name in listed if name.startswith(".")], directory)
         finally:
             os.close(directory)
         return sorted((one for one in found if one is not None), key=lambda one: one.t_ns)
+
+    def _read_some(self, names: Sequence[str], directory: int) -> list[HookRecord | None]:
+        """Those that were told before, which may have changed, and as many new ones as one poll may take."""
+        new = [name for name in names if name not in self._known]
+        if len(new) > MAX_NEW:
+            self._complete = False
+        known = [name for name in names if name in self._known]
+        return [self._read(name, directory) for name in (*known, *new[:MAX_NEW])]
+
+    def _sweep(self, names: Iterable[str], directory: int) -> None:
+        """Remove drafts that no hook will finish."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                about = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if name.endswith(".tmp") and time.time() - about.st_mtime > ASIDE_S:
+                    os.unlink(name, dir_fd=directory)
 
     def _believe(self, about: os.stat_result) -> bool:
         # the state directory's owner is the daemon's user, also where root only looks (`doctor`)
@@ -193,8 +148,10 @@ class HookDir:
             return None
         try:
             about = os.fstat(file)
-            same = self._known.get(name) == (about.st_ino, about.st_mtime_ns)
-            if same or not _believable(about):
+            if self._known.get(name) == (about.st_ino, about.st_mtime_ns):
+                return None
+            if not _believable(about):
+                self._doubt(name, about)
                 return None
             data = os.read(file, MAX_RECORD)
             self._known[name] = (about.st_ino, about.st_mtime_ns)
@@ -210,18 +167,30 @@ class HookDir:
             raw = json.loads(data)
             record = parse(raw)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-            why = clean(f"{name} is damaged and ignored: {err}", 300)
-            log.warning("hook record %s/%s", self.path, why)
+            self._say(f"{name} is damaged and ignored: {err}")
             return None
         if name != f"{record.jobid}.{record.node}.{record.event}.json":
-            why = clean(f"{name} speaks of another job: ignored", 300)
-            log.warning("hook record %s/%s", self.path, why)
+            self._say(f"{name} speaks of another job: ignored")
             return None
         age_s = time.time() - record.wall_s
         if not self._is_of_this_boot(record) or age_s > SWEEP_DAYS * 86_400:
             self._remove(name)
             return None
         return record
+
+    def _doubt(self, name: str, about: os.stat_result) -> None:
+        if name not in self._doubted:
+            self._doubted.add(name)
+            mode = f"{about.st_mode:06o}"
+            what = f"uid {about.st_uid}, mode {mode}, {about.st_nlink} names, {about.st_size} bytes"
+            self._say(f"{name} is not believed: {what}")
+
+    def _say(self, what: str) -> None:
+        self._said += 1
+        if self._said <= MAX_SAID:
+            log.warning("hook record %s/%s", self.path, clean(what, 300))
+        if self._said == MAX_SAID:
+            log.warning("no more is said of hook records that are damaged")
 
     def _is_of_this_boot(self, record: HookRecord) -> bool:
         boot = self._boot()
@@ -240,15 +209,20 @@ class HookDir:
     def _remove(self, name: str) -> None:
         if not self._forget:
             return
-        path = self.path / name
         try:
-            about = path.lstat()
+            directory = os.open(self.path, _DIR_FLAGS)
+        except OSError:
+            return
+        try:
+            about = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if self._known.get(name) == (about.st_ino, about.st_mtime_ns):
-                path.unlink()
+                os.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             return
         except OSError as err:  # root's directory, an unprivileged daemon: it stays until reboot
             log.debug("%s/%s stays: %s", self.path, name, err.strerror)
+        finally:
+            os.close(directory)
 
     def _failure(self, reason: str, what: str) -> Failure:
         mend = f"chown root {self.path} && chmod 0750 {self.path}"
@@ -263,6 +237,7 @@ class HookDir:
 def _believable(about: os.stat_result) -> bool:
     return (
         stat.S_ISREG(about.st_mode)
+        and about.st_nlink == 1  # a file of root's elsewhere, under a second name
         and about.st_uid in (0, os.geteuid())
         and not about.st_mode & 0o022
         and about.st_size < MAX_RECORD

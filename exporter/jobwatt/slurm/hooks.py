@@ -56,7 +56,9 @@ VARIABLES = (
     "SLURM_JOB_END_TIME",
     "SLURM_JOB_EXIT_CODE2",
 )
-MAX_VALUE = 4096  # a longer value is left out: half a node list would be a wrong one
+# In JSON, where a character may take six: a longer value is left out, half a node list would be a
+# wrong one; and all of them together are below what is read again (hookdir.MAX_RECORD)
+MAX_VALUE = 4096
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -78,7 +80,8 @@ def write(
     pairs = [("event", event), ("boot_id", _boot_id()), ("node", node)]
     pairs += [(name, env[name]) for name in VARIABLES if 0 < len(env.get(name, "")) <= MAX_VALUE]
     fields = [f'"t_ns":{t_ns},"wall_s":{wall_s!r}']
-    fields += [f"{_quote(name)}:{_quote(value)}" for name, value in pairs]
+    quoted = [(name, _quote(value)) for name, value in pairs]
+    fields += [f"{_quote(name)}:{value}" for name, value in quoted if len(value) <= MAX_VALUE + 2]
     directory = _open_directory(os.fspath(state))
     try:
         _store(directory, f"{jobid}.{node}.{event}.json", "{" + ",".join(fields) + "}\n")
@@ -199,7 +202,9 @@ def _make_directory(state: str, path: str) -> int:
     except FileExistsError:  # another job's hook was faster
         return os.open(path, _DIR_FLAGS)
     directory, above = os.open(path, _DIR_FLAGS), os.stat(state)  # noqa: PTH116
-    if os.geteuid() == 0:  # an unprivileged daemon must be able to read and to tidy up
+    # an unprivileged daemon must be able to read and to tidy up; a directory with something in it
+    # is none that we made: somebody was faster with another one
+    if os.geteuid() == 0 and not os.listdir(directory):  # noqa: PTH208  of the descriptor
         os.fchown(directory, above.st_uid, above.st_gid)
     return directory
 

@@ -54,9 +54,9 @@
 {{- end }}
 {{- end -}}
 
-{{/* A probe has no password and no certificate: where one is asked for, an open port has to do. */}}
+{{/* Health needs no password; a probe has no certificate, and where one is asked for an open port has to do. */}}
 {{- define "jobwatt.probe" -}}
-{{- if .root.Values.web.authenticates -}}
+{{- if .root.Values.web.clientCertificates -}}
 tcpSocket: {port: metrics}
 {{- else -}}
 httpGet: {path: {{ .path }}, port: metrics, scheme: {{ if include "jobwatt.tls" .root }}HTTPS{{ else }}HTTP{{ end }}}

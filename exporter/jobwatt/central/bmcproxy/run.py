@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from ... import __version__
-from ...web import WebServer
+from ...web import Limits, WebServer
 from . import targets
 from .board import BmcBoard
 from .meter import BmcMeter
@@ -26,13 +26,15 @@ log = logging.getLogger(__name__)
 
 # Of systemd's 90 s; a BMC's session that is not deleted by then expires by itself.
 _CLOSE_S = 15.0
+# No job's CPU is taken here, and a whole cluster's nodes may come from one address (SNAT).
+_LIMITS = Limits(cpu_share=1.0, cpu_burst_s=10.0)
 
 
 def serve(config: Path, address: str, web_config: Path | None) -> None:
     """Ask and serve until SIGTERM or SIGINT; ConfigError or OSError where it cannot start."""
     wanted = targets.read(config)
     poller = Poller([BmcMeter(entry) for entry in wanted.entries], wanted.threads)
-    server = WebServer(address, BmcBoard(poller), web_config, names_users=False)
+    server = WebServer(address, BmcBoard(poller), web_config, _LIMITS, names_users=False)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

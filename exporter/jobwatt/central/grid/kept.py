@@ -43,7 +43,10 @@ def save(path: Path, config: GridConfig, figures: Mapping[str, Intensity]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     try:
-        with fresh.open("w", encoding="utf-8") as file:
+        fresh.unlink(
+            missing_ok=True
+        )  # of a process that was killed; or a link, to be written through
+        with fresh.open("x", encoding="utf-8") as file:
             json.dump({"version": _VERSION, "figures": entries}, file)
             file.flush()
             os.fsync(file.fileno())

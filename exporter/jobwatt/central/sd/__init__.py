@@ -1,0 +1,1 @@
+"""Slurm's nodes as targets of Prometheus: `jobwatt sd`."""
