@@ -2,7 +2,7 @@
 # Everything that a package of jobwatt installs, into a directory: the same for .deb and .rpm.
 #   packaging/payload.sh DESTDIR [UNITDIR]
 # Needs PyPI (or a mirror that pip is told of) and a Python of 3.11 or later with venv. The Python it is run
-# with (PYTHON, default /usr/bin/python3) is the one that the package then needs.
+# with (PYTHON, default /usr/bin/python3) is the one that the package then needs. JOBWATT_WHEEL: the wheel to install.
 set -euo pipefail
 dest=$(realpath -m "$1")
 cd "$(dirname "$0")"
@@ -23,10 +23,13 @@ printf 'home = %s\ninclude-system-site-packages = false\nversion = %s\n' "$(dirn
 $python -m venv "$work/pip"
 pip() { "$work/pip/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir "$@"; }
 pip install --no-deps --no-compile --only-binary=:all: --require-hashes --target "$site" -r requirements.txt
-pip wheel --no-deps --wheel-dir "$work" ..
+# a release has made its wheel (release.py): the same one is in all its packages
+if [ -n "${JOBWATT_WHEEL:-}" ]; then cp "$JOBWATT_WHEEL" "$work"; else pip wheel --no-deps --wheel-dir "$work" ..; fi
 pip install --no-deps --no-compile --no-index --upgrade --target "$site" "$work"/jobwatt-*.whl
 # scripts of these libraries, with the build's paths; where a package came from is the build's affair
 rm -rf "${site:?}"/{bin,example.py} "$site"/*.dist-info/{direct_url.json,REQUESTED,INSTALLER}
+# ... and the sums of what is gone: those of the scripts are of the build's paths
+sed -i -E '/^(\.\.\/|bin\/|example\.py,)/d; /\.dist-info\/(direct_url\.json|REQUESTED|INSTALLER),/d' "$site"/*.dist-info/RECORD
 find "$site" -type f -perm /111 -exec chmod 644 {} +
 # checked by no time stamp: those of a package's files are not the build's
 $python -m compileall -q -j 0 -s "$dest" --invalidation-mode unchecked-hash "$site"

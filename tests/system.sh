@@ -10,7 +10,8 @@ declare -A package_of=(
   [prometheus-alertmanager]=prometheus-alertmanager [amtool]=prometheus-alertmanager [chromium]=chromium
   [node]=nodejs [npm]=npm [snmpd]=snmpd [prometheus-snmp-exporter]=prometheus-snmp-exporter
   [dpkg-buildpackage]=dpkg-dev [dh]=debhelper [mmdebstrap]=mmdebstrap [rpmspec]=rpm [rpmlint]=rpmlint
-  [shellcheck]=shellcheck [systemd-analyze]=systemd [setpriv]=util-linux [groff]=groff-base
+  [shellcheck]=shellcheck [systemd-analyze]=systemd [setpriv]=util-linux [groff]=groff-base [buildah]=buildah
+  [victoria-metrics]=victoria-metrics [vmalert]=victoria-metrics
   [ipmitool]=ipmitool [ipmi-dcmi]=freeipmi-tools [ipmiutil]=ipmiutil [ipmi_sim]=openipmi
 )
 wanted=("$@")

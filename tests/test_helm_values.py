@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
 import pytest
 import yaml
@@ -154,42 +149,6 @@ def test_the_page_names_values_that_are_there():
     told = [one for one in told if one[0] in schema["properties"] and one[1] not in ("yaml", "yml")]
     assert len(told) > 10
     assert [one for one in told if one[1] not in schema["properties"][one[0]]["properties"]] == []
-
-
-@pytest.mark.slow
-def test_the_image_is_built_of_what_the_containerfile_copies(tmp_path):
-    """The files that the Containerfile takes are all that the package is built of, rules and dashboards included."""
-    text = (ROOT / "helm/Containerfile").read_text(encoding="utf-8")
-    for line in re.findall(r"^COPY (?!--)(.+)$", text, re.MULTILINE):
-        *sources, place = line.split()
-        for source in sources:
-            target = (
-                tmp_path / place.lstrip("/") / (Path(source).name if place.endswith("/") else "")
-            )
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / source, target)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        tmp_path,
-        tmp_path / "src",
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    (wheel,) = tmp_path.glob("jobwatt-*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {
-        "jobwatt/cli.py",
-        "jobwatt/alerts/data/rules/user.yaml",
-        "jobwatt/demo/grafana/dashboards/job.json",
-    } <= names
 
 
 def test_tools_are_pinned_and_the_lock_names_no_host():

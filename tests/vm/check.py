@@ -148,7 +148,7 @@ def take_away():
 def main():
     found["installed"] = install()
     a_job()
-    found["before"] = page('jobwatt_job_cpu_seconds_total{jobid="7"')
+    found["before"] = page('jobwatt_job_cpu_seconds_total{jobid="7",user="alice"')
     the_rule()
     found["after"] = page("jobwatt_rapl_energy_joules_total{")
     found["again"] = install()

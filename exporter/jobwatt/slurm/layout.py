@@ -2,7 +2,7 @@
 Where Slurm puts its jobs in the cgroup tree: names, versions and listings; reads no accounting.
 
 cgroup v1   CONTROLLER/slurm[_NODE]/uid_UID/job_ID
-cgroup v2   SLICE/[NODE_]slurmstepd.scope/job_ID
+cgroup v2   SLICE/[NODE_]slurmstepd.scope/job_ID, SLICE at the top or below a pod (pods.py)
 
 The node's name is in the path where Slurm was built for several slurmd on one host (Debian's
 is). Slurm 26.05 names the job's directory by its SLUID, ``s`` and 13 characters of Crockford's
@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from jobwatt.slurm.pods import PodSlices
 from jobwatt.slurm.procstat import read_file
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class JobDir(NamedTuple):
 
 
 class Root(NamedTuple):
-    """A Slurm root: of one slurmd, in one hierarchy."""
+    """A Slurm root: of one slurmd, in one hierarchy. ``name`` has the pod's before it where it is in one."""
 
     name: str
     node: str
@@ -164,9 +165,12 @@ class Layout:
             (controller, self._base): [f"{self._base}/{name}" for name in names]
             for controller, names in _V1_MOUNTS.items()
         }
+        slices = slice_paths(slice_name)
         for base in (self._base, f"{self._base}/unified"):
-            self._candidates[V2, base] = [f"{base}/{p}" for p in slice_paths(slice_name)]
+            self._candidates[V2, base] = [f"{base}/{p}" for p in slices]
+        self._pods = PodSlices(self._base, slices)
         self._tops: dict[tuple[str, str], str] = {}
+        self._pod_of: dict[str, str] = {}  # of those tops that are below a pod
         self._signs: dict[str, tuple[int, int, int]] = {}
         self._sure = False
         self._failures: list[tuple[str, OSError]] = []
@@ -224,10 +228,12 @@ class Layout:
         roots = []
         for (controller, _), top in self._tops.items():
             pattern = _V2_ROOT if controller == V2 else _V1_ROOT
+            pod = self._pod_of.get(top)
             for name in self._subdirs(top):
                 match = pattern.fullmatch(name)
                 if match:
-                    roots.append(Root(name, match["node"] or "", controller, f"{top}/{name}"))
+                    full = f"{pod}/{name}" if pod else name  # several pods' scopes have one name
+                    roots.append(Root(full, match["node"] or "", controller, f"{top}/{name}"))
         return roots
 
     def _users(self, root: Root) -> Iterator[tuple[str, int]]:
@@ -246,7 +252,8 @@ class Layout:
             job = jobs.get(key)
             if job is None:
                 job = jobs[key] = JobDir(key, root.name, root.node, parsed[1], uid, {})
-            job.dirs[root.controller] = (f"{path}/{name}", inode)
+            # parts of one job in two pods whose scopes name no node: the first stands for both
+            job.dirs.setdefault(root.controller, (f"{path}/{name}", inode))
 
     def _subdirs(self, path: str) -> dict[str, int]:
         """List name -> inode of the directories in ``path``; none where it is gone meanwhile."""
@@ -276,7 +283,18 @@ class Layout:
                 if _is_dir(path):
                     self._tops[owner] = path
                     break
-        return bool(missing & self._tops.keys())
+        return self._find_pods() or bool(missing & self._tops.keys())
+
+    def _find_pods(self) -> bool:
+        """Look for slurmd's slices below pods, now and then; tell whether one came or went."""
+        found = self._pods.look()
+        if found is None or found == self._pod_of:
+            return False
+        for top in self._pod_of.keys() - found.keys():
+            del self._tops[V2, top]
+        self._tops.update({(V2, top): top for top in found})
+        self._pod_of = found
+        return True
 
 
 def _sign(path: str) -> tuple[int, int, int]:

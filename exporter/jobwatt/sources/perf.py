@@ -4,7 +4,8 @@ RAPL through the perf ``power`` PMU: the same counters where powercap may not be
 ``perf_event_open`` for each event of ``<sysfs>/bus/event_source/devices/power/events`` on each CPU
 of its ``cpumask`` (one CPU a package or die; arch/x86/events/rapl.c). The kernel widens the 32-bit
 registers to 64 bits, so nothing wraps; a count begins at 0 when it is opened. It takes CAP_PERFMON
-(or root), which reads no file of anybody.
+(or root), which opens no file of other users, but shows the memory maps of their processes on new
+kernels (6.18: /proc/PID/maps; docs/privileges.md).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import struct
 import sys
 import time
@@ -33,6 +35,9 @@ _CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC, include/uapi/linux/perf_event.h
 # sample_type, read_format, flags, wakeup_events, bp_type, config1. Flags stay 0: the power PMU
 # refuses every exclude_* bit.
 _ATTR = struct.Struct("=IIQQQQQIIQ")
+
+# As the kernel writes it: 2.3283064365386962890625e-10; a longer exponent would be worked out.
+_SCALE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,40})?(?:e-?[0-9]{1,2})?")
 
 # What each event counts: domain, the powercap zone's name, whether it is added up.
 _EVENTS = {
@@ -168,8 +173,11 @@ def read_events(base: Path) -> list[Event]:
             continue
         if (unit := _text(base / f"{name}.unit")) != "Joules":
             raise ValueError(f"{base / name}.unit is {unit}, not Joules")
-        scale = Fraction(_text(base / f"{name}.scale"))
-        found.append(Event(name, parse_config(_text(base / name)), scale * UJ_PER_J))
+        scale = _text(base / f"{name}.scale")
+        uj = Fraction(scale) * UJ_PER_J if _SCALE.fullmatch(scale) else Fraction(0)
+        if not 0 < uj <= UJ_PER_J:  # a count of a joule is the coarsest register
+            raise ValueError(f"{base / name}.scale is {scale[:40]!r}, no part of a joule")
+        found.append(Event(name, parse_config(_text(base / name)), uj))
     return found
 
 
@@ -186,8 +194,11 @@ def parse_config(text: str) -> int:
     for term in text.split(","):
         key, _, value = term.strip().partition("=")
         if key not in shift:
-            raise ValueError(f"unknown term {key!r} of a perf event")
-        config |= int(value, 0) << shift[key]
+            raise ValueError(f"unknown term {key[:40]!r} of a perf event")
+        number = int(value[:8], 0)
+        if not 0 <= number <= 0xFF:
+            raise ValueError(f"{key} of a perf event is {number}: it has eight bits")
+        config |= number << shift[key]
     return config
 
 
