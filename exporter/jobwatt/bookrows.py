@@ -8,17 +8,17 @@ of the last snapshot is named by its key where its own row tells the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .attribute import SYSTEM, UNALLOCATED
+from .metrics import fits
 from .model import Device, Domain, Job, Kind, Reading, Snapshot
 from .presence import Carry
 from .record import decode, encode
 from .totals import DeviceTotals, Fed, JobTotals, Mark, Totals
 from .wall import Wall
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class Book:
     readings: tuple[Reading, ...] = ()
     carry: Carry = field(default_factory=Carry)
     learnt: Mapping[str, int] = field(default_factory=dict)
+
+
+_FIGURES = tuple[int, ...]
+_OWNERS = {SYSTEM: SYSTEM, UNALLOCATED: UNALLOCATED}
 
 
 def trimmed(snapshot: Snapshot) -> Snapshot:
@@ -94,11 +98,11 @@ def book_of(
         totals=_totals(totals, devices, jobs),
         last=replace(decode(Snapshot, cursor["last"]), jobs=present) if cursor["last"] else None,
         readings=tuple(
-            Reading(devices[id_], Kind(kind), *figures)
+            Reading(devices[id_], Kind(kind), *decode(_FIGURES, figures))
             for id_, kind, *figures in cursor["readings"]
         ),
-        carry=Carry(*cursor["carry"]),
-        learnt=cursor["learnt"],
+        carry=Carry(*decode(_FIGURES, cursor["carry"])),
+        learnt=decode(Mapping[str, int], cursor["learnt"]),
     )
 
 
@@ -127,20 +131,31 @@ def plain_totals(totals: Totals) -> dict[str, Any]:
 def _totals(plain: Any, devices: Mapping[str, Device], jobs: Mapping[str, JobTotals]) -> Totals:
     return Totals(
         jobs=jobs,
-        owners={(owner, Domain(domain)): uj for owner, domain, uj in plain["owners"]},
-        node={Domain(domain): uj for domain, uj in plain["node"].items()},
-        node_marks={
-            Domain(domain): decode(Mark, mark) for domain, mark in plain["node_marks"].items()
+        owners={
+            (_OWNERS[owner], Domain(domain)): decode(int, uj)
+            for owner, domain, uj in plain["owners"]
         },
-        owner_marks={owner: decode(Mark, mark) for owner, mark in plain["owner_marks"].items()},
-        devices={id_: DeviceTotals(devices[id_], *sums) for id_, *sums in plain["devices"]},
-        counters={(metric, tuple(labels)): count for metric, labels, count in plain["counters"]},
-        gpu_index=plain["gpu_index"],
-        busy_ns=plain["busy_ns"],
-        residual_uj=plain["residual_uj"],
+        node=decode(Mapping[Domain, int], plain["node"]),
+        node_marks=decode(Mapping[Domain, Mark], plain["node_marks"]),
+        owner_marks=decode(Mapping[str, Mark], plain["owner_marks"]),
+        devices={
+            id_: DeviceTotals(devices[id_], *decode(_FIGURES, sums))
+            for id_, *sums in plain["devices"]
+        },
+        counters={
+            (metric, values): decode(int, count)
+            for metric, labels, count in plain["counters"]
+            if fits(metric, values := decode(tuple[str, ...], labels))
+        },
+        gpu_index=decode(Mapping[str, str], plain["gpu_index"]),
+        busy_ns=decode(int, plain["busy_ns"]),
+        residual_uj=decode(int, plain["residual_uj"]),
         # a ledger of before these were kept has none
         wall=decode(Wall, plain.get("wall", {})),
-        fed={(Domain(domain), source): Fed(*fed) for domain, source, *fed in plain.get("fed", [])},
+        fed={
+            (Domain(domain), decode(str, source)): Fed(*decode(_FIGURES, fed))
+            for domain, source, *fed in plain.get("fed", [])
+        },
     )
 
 

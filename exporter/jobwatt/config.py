@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used: which, where, and how to mend it."""
+    """A setting that cannot be used: which, where, and how to mend it; one line, whatever a file holds."""
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else " " for c in super().__str__())
 
 
 def _setting(name: str, default: str | bool, parse: Callable[[str], Any] | None, text: str) -> Any:
@@ -307,15 +310,15 @@ def _refuse_halves(config: Config) -> None:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
+    by_name = {setting.metadata["name"]: setting for setting in settings()}
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        plain = dict(_flat(tomllib.loads(path.read_text(encoding="utf-8")), by_name))
     except OSError as err:
         raise ConfigError(f"--config.file: {path}: cannot read ({err.strerror})") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (ValueError, RecursionError) as err:  # tomllib: a number of 5000 digits is a ValueError
         raise ConfigError(f"--config.file: {path}: not TOML ({err})") from err
-    by_name = {setting.metadata["name"]: setting for setting in settings()}
     values = {}
-    for name, value in _flat(plain, by_name):
+    for name, value in plain.items():
         if name not in by_name:
             raise ConfigError(f"{path}: unknown key {name}{nearest(name, by_name)}")
         values[by_name[name].name] = _parsed(by_name[name], value, f"{path}: {name}")

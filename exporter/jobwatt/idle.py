@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .model import NS_PER_S, Domain, Step
 from .pools import gpu_states
@@ -30,6 +30,7 @@ LEARNT = "learnt"
 # seconds to fall back to their idle clocks, and package C-states follow the timer tick at once.
 WINDOW_NS = 60 * NS_PER_S
 
+_MOST_UW = 10**12  # a megawatt: no device draws more
 _PLAIN = {Step.NORMAL, Step.WRAPPED}
 
 
@@ -104,13 +105,20 @@ def load(path: Path) -> dict[str, int]:
     """Read a calibration; ValueError names the file where it does not fit, a missing one is empty."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        return {str(device): int(entry["power_uw"]) for device, entry in plain["devices"].items()}
+        return {device: _power_uw(entry) for device, entry in plain["devices"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as err:
         raise ValueError(
             f"{path}: not a calibration ({err}); remove it or run `jobwatt calibrate` again"
         ) from err
+
+
+def _power_uw(entry: Mapping[str, Any]) -> int:
+    power_uw = entry["power_uw"]
+    if not isinstance(power_uw, int) or not 0 <= power_uw < _MOST_UW:
+        raise ValueError(f"{power_uw!r:.40} is no power")
+    return power_uw
 
 
 def save(path: Path, measured: Mapping[str, Window], wall_s: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-_CPUS = re.compile(r"(\d+)(?:-(\d+))?")
+_CPUS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_MOST_CPUS = 16_384  # twice what a kernel can be built for (arch/x86/Kconfig: NR_CPUS)
 
 
 class KeptFile:
@@ -60,7 +61,8 @@ def parse_cpulist(text: str) -> frozenset[int]:
     cpus: set[int] = set()
     for part in filter(None, text.strip().split(",")):
         match = _CPUS.fullmatch(part)
-        if match is None:
+        end = int(match[2] or match[1]) + 1 if match else 0
+        if match is None or end > _MOST_CPUS:
             raise ValueError(f"{part[:40]!r} in a list of CPUs")
-        cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        cpus.update(range(int(match[1]), end))
     return frozenset(cpus)

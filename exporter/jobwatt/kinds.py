@@ -16,6 +16,7 @@ from .model import NS_PER_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_LONGEST_NS = 100 * 366 * 24 * 3600 * NS_PER_S  # what waits can still be told
 _UNITS = {"ms": NS_PER_S // 1000, "s": NS_PER_S, "m": 60 * NS_PER_S, "h": 3600 * NS_PER_S}
 
 
@@ -24,7 +25,10 @@ def duration(text: str) -> int:
     parts = re.findall(r"(\d+)(ms|s|m|h)", str(text))
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration such as 500ms, 1s or 10m")
-    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+    value = sum(int(number) * _UNITS[unit] for number, unit in parts)
+    if value > _LONGEST_NS:
+        raise ValueError(f"{text[:40]} is longer than a hundred years")
+    return value
 
 
 def positive_duration(text: str) -> int:

@@ -45,6 +45,8 @@ MIGRATIONS = (
 )
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# SQLite's complaint of a damaged file may quote from it what is no text.
+_FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 class LedgerBusyError(RuntimeError):
@@ -126,9 +128,9 @@ class Ledger:
             return
         try:
             self._write(book)
-        except sqlite3.DatabaseError as err:
+        except _FAULTS as err:
             self.errors += 1
-            if (err.sqlite_errorcode & 0xFF) in _DAMAGED:
+            if getattr(err, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGED:
                 self._set_aside("damaged", str(err))
                 return  # the next commit writes all of it
             self._fail(
@@ -141,7 +143,7 @@ class Ledger:
         """Stop in good order, on disk: totals go on even if the machine reboots now."""
         if self._db is None:
             return
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*_FAULTS):
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("INSERT OR REPLACE INTO state VALUES ('clean', '1')")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -179,7 +181,7 @@ class Ledger:
             return False
         try:
             self._db = self._connect(self.path)
-        except (OSError, sqlite3.DatabaseError) as err:
+        except (OSError, *_FAULTS) as err:
             if isinstance(
                 err, (OSError, sqlite3.OperationalError)
             ):  # full, read-only: not the file's fault
@@ -205,7 +207,7 @@ class Ledger:
                 )
             for number, script in enumerate(MIGRATIONS[version:], version + 1):
                 db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
-        except sqlite3.DatabaseError:
+        except _FAULTS:
             db.close()
             raise
         self._anew, self._written, self._devices = True, {}, {}
@@ -230,7 +232,7 @@ class Ledger:
             self._db = None
         try:
             self._db = self._renewed(why, detail)
-        except (OSError, sqlite3.DatabaseError) as err:
+        except (OSError, *_FAULTS) as err:
             self._fail(f"{self.path}: cannot begin a new ledger ({err}); totals are kept in memory")
 
     # --- reading and writing ---------------------------------------------------------------------
@@ -269,7 +271,7 @@ class Ledger:
             self._db.executemany("DELETE FROM job WHERE key = ?", gone)
             self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state)
             self._db.execute("COMMIT")
-        except sqlite3.DatabaseError:
+        except _FAULTS:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise

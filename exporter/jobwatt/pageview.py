@@ -66,10 +66,9 @@ def _balance(view: View) -> float | None:
 
 def _order(job: JobView) -> tuple[bool, str]:
     """Running jobs first, the newest first."""
-    return (
-        not job.running,
-        f"{-int(job.labels[0]):020d}" if job.labels[0].isdecimal() else job.labels[0],
-    )
+    jobid = job.labels[0]
+    number = jobid.isdecimal() and len(jobid) < 20  # a recording may hold anything
+    return not job.running, f"{-int(jobid):020d}" if number else jobid
 
 
 def _share(view: View, owner: str) -> Share:

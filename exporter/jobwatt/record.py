@@ -17,12 +17,14 @@ import types
 import typing
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 from . import model
-from .model import Snapshot
+from .metrics import fits
+from .model import Sample, Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,18 +120,25 @@ def _decoder(cls: Any) -> _Coder:
     if origin is tuple:
         return _tuple_decoder(args)
     if origin is frozenset:
-        return frozenset
+        member = _decoder(args[0])
+        return lambda plain: frozenset(map(member, plain))
     if origin is Mapping:
         key, item = args[0], _decoder(args[1])
         return lambda plain: {key(name): item(value) for name, value in plain.items()}
     if isinstance(cls, type) and issubclass(cls, StrEnum):
         return cls
-    return lambda plain: plain
+    return _LEAVES.get(cls, _text)
 
 
 def _tuple_decoder(args: tuple[Any, ...]) -> _Coder:
     item = _decoder(args[0])
-    return lambda plain: tuple(item(value) for value in plain)
+
+    def build(plain: Any) -> Any:
+        if not isinstance(plain, list):
+            raise TypeError(f"{plain!r:.40} is no list")
+        return tuple(map(item, plain))
+
+    return build
 
 
 def _dataclass_decoder(cls: Any) -> _Coder:
@@ -139,6 +148,37 @@ def _dataclass_decoder(cls: Any) -> _Coder:
         return cls(**{name: decoders[name](value) for name, value in plain.items()})
 
     return build
+
+
+# A leaf of another type would be found out far from here, at each sample, when it is added to something.
+def _text(plain: Any) -> str:
+    if not isinstance(plain, str):
+        raise TypeError(f"{plain!r:.40} is no text")
+    plain.encode()  # UnicodeEncodeError: half of a surrogate pair, which no page can hold
+    return plain
+
+
+def _whole(plain: Any) -> int:
+    if not isinstance(plain, int) or isinstance(plain, bool) or not -_MOST <= plain < _MOST:
+        raise TypeError(f"{plain!r:.40} is no whole number of 64 bits")
+    return plain
+
+
+def _figure(plain: Any) -> float:
+    if not isinstance(plain, int | float) or isinstance(plain, bool) or not -1e300 < plain < 1e300:
+        raise TypeError(f"{plain!r:.40} is no finite number")
+    return plain
+
+
+def _truth(plain: Any) -> bool:
+    if not isinstance(plain, bool):
+        raise TypeError(f"{plain!r:.40} is neither true nor false")
+    return plain
+
+
+_MOST = 1 << 63
+_MOST_S = 1e11  # the year 5138
+_LEAVES: dict[Any, _Coder] = {str: _text, int: _whole, float: _figure, bool: _truth}
 
 
 def _open(path: Path, mode: str) -> TextIO:
@@ -168,9 +208,22 @@ def read(path: Path) -> Iterator[Snapshot]:
             )
         for number, line in enumerate(lines, 2):
             try:
-                yield decode(Snapshot, json.loads(line))
-            except (KeyError, TypeError, ValueError, AttributeError) as err:
+                snapshot = _snapshot(line)
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as err:
                 raise RecordingError(f"{path}: line {number} is not a snapshot: {err}") from err
+            yield snapshot
+
+
+def _snapshot(line: str) -> Snapshot:
+    snapshot: Snapshot = decode(Snapshot, json.loads(line))
+    if not 0 <= snapshot.wall_s < _MOST_S:
+        raise ValueError("its time is none")
+    return replace(snapshot, samples=_known(snapshot.samples), events=_known(snapshot.events))
+
+
+def _known(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """Those that this jobwatt has a metric for: a recording may be of another version."""
+    return tuple(sample for sample in samples if fits(sample.metric, sample.labels))
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
@@ -184,5 +237,5 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
 def _is_header(line: str) -> bool:
     try:
         return bool(json.loads(line).get("jobwatt_recording") == VERSION)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return False

@@ -37,7 +37,7 @@ def read(path: Path) -> Mapping[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         return table(tomllib.loads(text) if path.suffix == ".toml" else dict(_rows(text)))
-    except tomllib.TOMLDecodeError as err:
+    except (tomllib.TOMLDecodeError, RecursionError) as err:
         raise ValueError(f"not TOML ({err})") from err
     except (csv.Error, UnicodeDecodeError) as err:
         raise ValueError(f"not CSV ({err})") from err

@@ -30,8 +30,11 @@ _TOKEN = re.compile(
     r"""|(?P<other>.)""",
     re.DOTALL,
 )
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w|y)")
+_DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d|w|y)")
 _UNIT_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
+# What PyYAML raises beside its own errors for a value that looks like a number, a date or a tag and is none.
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError, OverflowError)  # fmt: skip
+_MOST = 1 << 18  # characters of an expression written out; of ours the longest has 1 << 14
 RECORDED = "jobwatt:"  # what every recorded name begins with
 NOTHING = "(vector(1) < 0)"  # in place of a series that a site has not set
 
@@ -70,7 +73,7 @@ def read(texts: Mapping[str, str]) -> Rules:
     for name, text in texts.items():
         try:
             documents[name] = yaml.safe_load(text)
-        except yaml.YAMLError as err:
+        except _NOT_YAML as err:
             raise RuleError(f"{name}: not YAML: {' '.join(str(err).split())}") from err
     return of(documents)
 
@@ -100,11 +103,25 @@ def _each(documents: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 (group["name"], rule) for group in document["groups"] for rule in group["rules"]
             ]
             for group, rule in rules:
-                if "expr" not in rule or ("record" in rule) == ("alert" in rule):
+                if not _is_rule(rule):
                     raise RuleError(f"{name}: group {group}: neither a recording rule nor an alert")
                 yield f"{name}: group {group}", rule
         except (KeyError, TypeError) as err:
             raise RuleError(f"{name}: not a rule file ({err!r})") from err
+
+
+def _is_rule(rule: Any) -> bool:
+    if not isinstance(rule, dict) or ("record" in rule) == ("alert" in rule):
+        return False
+    texts = (rule.get("record", ""), rule.get("alert", ""))
+    tables = (rule.get("labels") or {}, rule.get("annotations") or {})
+    return (
+        "expr" in rule
+        and all(isinstance(text, str) for text in texts)
+        and all(
+            isinstance(table, dict) and all(isinstance(n, str) for n in table) for table in tables
+        )
+    )
 
 
 def _alert(where: str, rule: Mapping[str, Any]) -> Alert:
@@ -170,7 +187,10 @@ def expand(expr: str, records: Mapping[str, str]) -> str:
     A ``jobwatt:site_...`` that a site does not set becomes an empty result. RuleError for names that
     are recorded by way of themselves.
     """
-    return _Expansion(records).of(expr, ())
+    try:
+        return _Expansion(records).of(expr, ())
+    except RecursionError as err:
+        raise RuleError(f"{expr[:80]!r}: recorded by way of too many others") from err
 
 
 class _Expansion:
@@ -185,7 +205,10 @@ class _Expansion:
             self._name(text, within) if kind == "name" else text
             for kind, text in _tokens(expr, spaces=True)
         )
-        return "".join(parts).strip()
+        text = "".join(parts).strip()
+        if len(text) > _MOST:
+            raise RuleError(f"{expr[:80]!r}: more than {_MOST} characters when written out")
+        return text
 
     def _name(self, name: str, within: tuple[str, ...]) -> str:
         if name not in self._records:

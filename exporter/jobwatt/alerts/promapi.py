@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 MAX_POINTS = 11_000  # per series and query: a limit of Prometheus (web/api/v1/api.go)
@@ -117,7 +117,7 @@ class Prometheus:
     def query(self, expr: str, at: float) -> list[Series]:
         """An instant query's vector."""
         answer = self._ask("query", {"query": expr, "time": _time(at)})
-        return [Series(one["metric"], (_point(one["value"]),)) for one in _result(answer)]
+        return [_series(one, lambda one: [one["value"]]) for one in _result(answer)]
 
     def query_range(
         self, expr: str, start: float, end: float, step: float, chunk_s: float = 86_400.0
@@ -144,7 +144,7 @@ class Prometheus:
     def _range(self, expr: str, start: float, end: float, step: float) -> list[Series]:
         asked = {"query": expr, "start": _time(start), "end": _time(end), "step": _time(step)}
         answer = _result(self._ask("query_range", asked))
-        return [Series(one["metric"], tuple(map(_point, one["values"]))) for one in answer]
+        return [_series(one, lambda one: one["values"]) for one in answer]
 
     def has(self, selector: str, start: float, end: float) -> bool:
         """Whether any series matches in that time."""
@@ -174,11 +174,15 @@ class Prometheus:
             ) from err
         except (OSError, http.client.HTTPException) as err:
             raise PrometheusError(f"{self.url}: broke off its answer ({_line(err)})") from err
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise PrometheusError(f"{self.url}: its answer is not a Prometheus's") from err
 
     def _data(self, answer: Any) -> Any:
-        if not isinstance(answer, dict) or answer.get("status") != "success":
+        if (
+            not isinstance(answer, dict)
+            or answer.get("status") != "success"
+            or "data" not in answer
+        ):
             raise PrometheusError(f"{self.url}: its answer is not a Prometheus's")
         return answer["data"]
 
@@ -191,7 +195,7 @@ class Prometheus:
             )
         try:
             said = str(json.load(err)["error"])
-        except (ValueError, LookupError, TypeError, OSError):
+        except (ValueError, LookupError, TypeError, OSError, RecursionError):
             if err.code in {413, 414, 504}:
                 return TooMuchError(f"{self.url}: {err.code} {err.reason}")
             return PrometheusError(f"{self.url}: {err.code} {err.reason}")
@@ -206,6 +210,16 @@ def _result(answer: Any) -> list[dict[str, Any]]:
     except (LookupError, TypeError):
         pass
     raise PrometheusError("the answer is neither a vector nor a matrix")
+
+
+def _series(one: Any, points: Callable[[Any], Any]) -> Series:
+    """One series of an answer; PrometheusError where it has no labels, or points that are none."""
+    try:
+        if isinstance(one["metric"], dict):
+            return Series(one["metric"], tuple(map(_point, points(one))))
+    except (LookupError, TypeError, ValueError, OverflowError):
+        pass
+    raise PrometheusError("the answer's series are not a Prometheus's")
 
 
 def _point(pair: Any) -> tuple[float, float]:

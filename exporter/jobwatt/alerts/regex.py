@@ -42,6 +42,8 @@ def check(pattern: str) -> None:
         problem = _problem(part)
         if problem:
             raise ValueError(f"{pattern!r} is no regular expression for Prometheus: {problem}")
+    if _repeated(pattern) > _MOST:
+        raise ValueError(f"{pattern!r} repeats repetitions more than {_MOST} times")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # [[:alpha:]] is a set of letters to RE2
@@ -52,6 +54,23 @@ def check(pattern: str) -> None:
         raise ValueError(
             f"{pattern!r} matches the empty text, and so every job; write .+ for any text"
         )
+
+
+def _repeated(pattern: str) -> int:
+    """How often the innermost part is repeated by counts within counts, at most."""
+    most, last = [1], 1  # of each open group, of the part just passed
+    for part in _PARTS.finditer(pattern):
+        found = part.group()
+        if part["group"] and not found.endswith(")"):
+            most.append(1)
+        elif found == ")" and len(most) > 1:
+            last = most.pop()
+        elif part["count"]:
+            last *= max(int(part["least"]), int(part["most"] or 0), 1)
+        else:
+            last = 1
+        most[-1] = max(most[-1], last)
+    return max(most)
 
 
 def _problem(part: re.Match[str]) -> str:

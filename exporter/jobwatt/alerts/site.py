@@ -194,7 +194,7 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as err:
         raise SiteError(f"{path}: cannot be read ({err.strerror})") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (ValueError, RecursionError) as err:  # tomllib: a number of 5000 digits is a ValueError
         raise SiteError(f"{path}: not TOML ({err})") from err
 
 

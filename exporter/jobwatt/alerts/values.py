@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WINDOWS = ("30m", "1h", "2h", "4h", "8h", "1d")  # of idle time: the rules compute these
+_LONGEST_S = 100 * 366 * 86_400
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # RFC 5321's dot-string within ASCII: no quoted local parts, no comma, space or bracket anywhere
 _LOCAL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
@@ -115,6 +116,9 @@ def url(value: Any) -> str:
     return str(value).rstrip("/")
 
 
+_GREATEST = 1 << 63  # what Go's templates and JSON's readers can hold
+
+
 # --- figures -------------------------------------------------------------------------------------
 
 
@@ -125,9 +129,11 @@ def number(least: float, most: float = math.inf, hint: str = "") -> Callable[[An
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
+            or not -_GREATEST
+            < value
+            < _GREATEST  # NaN is not either, and an int may have any length
         ):
-            raise ValueError(f"{value!r} must be a number, without quotes")
+            raise ValueError(f"{value!r:.40} must be a number, without quotes")
         if not least <= value <= most:
             bound = f"{least:g} or more" if most == math.inf else f"between {least:g} and {most:g}"
             raise ValueError(f"{value!r} must be {bound}{hint and f'; {hint}'}")
@@ -193,6 +199,8 @@ def span(value: Any) -> float:
     seconds = sum(int(count) * _UNIT_S[unit] for count, unit in parts)
     if not seconds or "".join(count + unit for count, unit in parts) != value:
         raise ValueError(f"{value!r} is not a time such as 30s, 10m, 1h30m or 1d")
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{value!r:.40} is longer than a hundred years")
     return seconds
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobwatt.model import Failure
 from jobwatt.slurm.rpc import ASKABLE
-from jobwatt.slurm.text import clean
+from jobwatt.slurm.text import clean, is_jobid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -219,17 +219,58 @@ class RpcRunner:
         self.failure = None
 
 
+_TEXTS = (
+    "user", "account", "partition", "qos", "name", "array_job_id", "array_task_id", "state",
+    "exit_code", "by",
+)  # fmt: skip
+_NUMBERS = ("calls", "start_s", "end_s", "limit_s")
+_MOST = 1 << 53  # of any number in an answer; the largest are times
+
+
 def _lines(out: bytes) -> list[Answer]:
-    """The JSON objects of a child's output; a last line cut by a kill is left out."""
+    """
+    The answers in a child's output; a last line cut by a kill is left out, and what else may come
+    down the pipe.
+    """
     found: list[Answer] = []
     for line in out.splitlines():
         try:
             answer = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(answer, dict):
+        if isinstance(answer, dict) and _is_answer(answer):
             found.append(answer)
     return found
+
+
+def _is_answer(plain: Answer) -> bool:
+    """Tell whether it has the shape that slurm/rpc.py gives: all that is made of it relies on that."""
+    nodes = plain.get("nodes", {})
+    jobid, uid = plain.get("jobid"), plain.get("uid")
+    number = plain.get("number", jobid)
+    return (
+        isinstance(jobid, str)
+        and ASKABLE.fullmatch(jobid) is not None
+        and (bool(plain.get("unknown")) or (isinstance(number, str) and is_jobid(number)))
+        and (uid is None or _is_number(uid))
+        and all(isinstance(plain.get(name, ""), str) for name in _TEXTS)
+        and all(_is_number(plain.get(name, 0)) for name in _NUMBERS)
+        and isinstance(nodes, dict)
+        and all(map(_is_share, nodes.values()))
+    )
+
+
+def _is_share(plain: object) -> bool:
+    return (
+        isinstance(plain, dict)
+        and _is_number(plain.get("cpus", 0))
+        and _is_number(plain.get("mem_mb", 0))
+        and isinstance(plain.get("gpus", ""), str | None)
+    )
+
+
+def _is_number(plain: object) -> bool:
+    return isinstance(plain, int) and 0 <= plain < _MOST
 
 
 def _environment(slurm_conf: str | Path | None) -> dict[str, str]:

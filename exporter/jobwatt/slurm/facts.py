@@ -94,7 +94,7 @@ def from_answer(answer: Mapping[str, Any], node: str) -> Facts:
         node = next(iter(nodes))
     share = nodes.get(node, {})
     start_s, limit_s = int(answer.get("start_s") or 0), int(answer.get("limit_s") or 0)
-    memory = int(share.get("mem_mb") or 0)
+    memory = int(share.get("mem_mb") or 0) * MIB
     return Facts(
         by=str(answer.get("by", "")),
         jobid=str(answer.get("number") or answer.get("jobid", "")),
@@ -108,7 +108,7 @@ def from_answer(answer: Mapping[str, Any], node: str) -> Facts:
         array_job_id=clean(str(answer.get("array_job_id") or "")),
         array_task_id=clean(str(answer.get("array_task_id") or "")),
         cpus=int(share.get("cpus") or 0),
-        mem_bytes=memory * MIB or None,
+        mem_bytes=memory if 0 < memory <= MAX_MEM else None,
         gpus=share.get("gpus"),
         start_s=start_s,
         end_s=int(answer.get("end_s") or 0),

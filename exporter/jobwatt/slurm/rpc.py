@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jobwatt.slurm.gpus import gres_indexes, layout_indexes
-from jobwatt.slurm.text import clean, expand_nodes, indexes
+from jobwatt.slurm.text import MAX_NODES, clean, expand_nodes, indexes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,17 +40,18 @@ ASKABLE = re.compile(r"[0-9]{1,10}|s[0-9A-Za-z]{13}")
 # Slurm prints keys in one order (slurm_sprint_job_info in job_info.c): ids, JobName, then these.
 # JobName before them and Comment, Command, WorkDir ... behind are free text of the user.
 _HEAD = re.compile(
-    r"\AJobId=(?P<jobid>\d+) (?:ArrayJobId=(?P<array>\d+) )?(?:ArrayTaskId=(?P<task>\S+) )?"
-    r"(?:ArrayTaskThrottle=\d+ )?(?:HetJobId=\d+ )?(?:HetJobOffset=\d+ )?JobName="
+    r"\AJobId=(?P<jobid>[1-9][0-9]{0,9}) (?:ArrayJobId=(?P<array>\d+) )?"
+    r"(?:ArrayTaskId=(?P<task>\S+) )?(?:ArrayTaskThrottle=\d+ )?(?:HetJobId=\d+ )?"
+    r"(?:HetJobOffset=\d+ )?JobName="
 )
 _OWNER = (
     r"(?: HetJobIdSet=[0-9,\-]+)?"
-    r" UserId=(?P<user>[^()=\n]+)\((?P<uid>\d+)\) GroupId=[^()=\n]+\(\d+\) MCS_label="
+    r" UserId=(?P<user>[^()=\n]+)\((?P<uid>[0-9]{1,10})\) GroupId=[^()=\n]+\(\d+\) MCS_label="
 )
 _ANCHOR = re.compile(_OWNER)
 _BODY_END = re.compile(r" MinCPUsNode=| Command=")
 _KEY = re.compile(r" (\w+)=(\S*)")
-_NODES = re.compile(r"  Nodes=(\S+) CPU_IDs=(\S*) Mem=(\d+) GRES=(\S*)")
+_NODES = re.compile(r"  Nodes=(\S+) CPU_IDs=(\S*) Mem=([0-9]{1,12}) GRES=(\S*)")
 
 
 class AskError(Exception):
@@ -115,6 +116,8 @@ def _nodes(body: str) -> dict[str, Record]:
     """``Nodes=gpu[01-02] CPU_IDs=0-1 Mem=600 GRES=gpu:a100:2(IDX:0-1)``, per node of each group."""
     nodes: dict[str, Record] = {}
     for group, cpus, mem, gres in _NODES.findall(body):
+        if len(nodes) > MAX_NODES:
+            break
         try:
             share = {"cpus": len(indexes(cpus)), "mem_mb": int(mem), "gpus": gres_indexes(gres)}
             nodes.update((node, share) for node in expand_nodes(group))
@@ -129,14 +132,14 @@ def _text(value: object) -> str:
 
 def _unix(value: str | None) -> int:
     try:
-        return calendar.timegm(time.strptime(value or "", "%Y-%m-%dT%H:%M:%S"))
+        return max(calendar.timegm(time.strptime(value or "", "%Y-%m-%dT%H:%M:%S")), 0)
     except ValueError:  # Unknown, N/A
         return 0
 
 
 def _duration(value: str | None) -> int:
     """``[DAYS-]HH:MM:SS`` as seconds; 0 for UNLIMITED."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", value or "")
+    match = re.fullmatch(r"(?:([0-9]{1,7})-)?([0-9]{1,7}):([0-9]{2}):([0-9]{2})", value or "")
     if match is None:
         return 0
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -312,7 +315,8 @@ def _layout(job: Any) -> dict[str, Record]:
             cpus = len(indexes(str(share.get("cpu_ids", share.get("cpus", "")))))
         except ValueError:
             cpus = 0
-        gpus = layout_indexes(share.get("gres") or {})
+        gres = share.get("gres")
+        gpus = layout_indexes(gres) if isinstance(gres, dict) else ""
         nodes[str(node)] = {"cpus": cpus, "mem_mb": _number(memory), "gpus": gpus}
     return nodes
 

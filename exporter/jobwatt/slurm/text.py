@@ -12,6 +12,7 @@ import re
 MAX_NODES = 65_536
 MAX_BRACKETS = 8  # of one name; each multiplies the work
 MAX_NAME = 256  # of a node; slurm.conf's are host names
+MAX_CHARS = 1 << 22  # of all names of a list: as many nodes with names of 64 characters
 _REPEATED = re.compile(r"([0-9]{1,6})(?:\(x([0-9]{1,5})\))?")
 _BRACKETS = re.compile(r"\[([0-9,-]+)\]")
 _JOBID = re.compile(r"[1-9][0-9]{0,9}")  # Slurm's are 32 bits
@@ -31,10 +32,15 @@ def clean(text: str, limit: int = 256) -> str:
     """
     Untrusted text as valid UTF-8 of at most ``limit`` characters, without control characters.
 
-    Undecodable bytes (surrogates) become U+FFFD, line breaks and other control or format
-    characters a space; a text that was cut ends in an ellipsis.
+    Undecodable bytes (surrogates) become U+FFFD, and so do surrogates that JSON spelt out, line
+    breaks and other control or format characters a space; a text that was cut ends in an ellipsis.
     """
-    text = text[: limit + 1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = text[: limit + 1]
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # not all of its surrogates stand for bytes
+        data = text.encode("utf-8", "surrogatepass")
+    text = data.decode("utf-8", "replace")
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -47,6 +53,8 @@ def indexes(spec: str, limit: int = 4096) -> list[int]:
         if not _is_index(low) or (high and not _is_index(high)):
             raise ValueError(f"not a list of indexes: {spec[:80]!r}")
         first, last = int(low), int(high or low)
+        if last < first:
+            raise ValueError(f"not a list of indexes: {spec[:80]!r}")
         if last - first >= limit - len(found):
             raise ValueError(f"too many indexes: {spec[:80]!r}")
         found.extend(range(first, last + 1))
@@ -57,11 +65,15 @@ def expand_nodes(nodelist: str) -> list[str]:
     """
     ``gpu[01-02,05],cpu1`` as names in the list's order, every bracket expanded.
 
-    Raises ValueError for a list that cannot be read or names more than ``MAX_NODES``.
+    Raises ValueError for a list that cannot be read or names more than ``MAX_NODES``, or than
+    ``MAX_CHARS`` can name.
     """
     names: list[str] = []
+    chars = 0
     for part in _split_outside_brackets(nodelist):
-        names.extend(_expand_one(part, MAX_NODES - len(names)))
+        made = _expand_one(part, MAX_NODES - len(names), MAX_CHARS - chars)
+        names.extend(made)
+        chars += sum(map(len, made))
     return names
 
 
@@ -93,22 +105,24 @@ def _split_outside_brackets(text: str) -> list[str]:
     return [part for part in (*parts, text[start:]) if part]
 
 
-def _expand_one(part: str, room: int) -> list[str]:
+def _expand_one(part: str, room: int, chars: int) -> list[str]:
     """Each bracket multiplies what stands around it: ``r[1-2]n[1-2]`` are four names."""
-    names, at = [""], 0
-    if part.count("[") > MAX_BRACKETS:
+    names, at, longest = [""], 0, 0
+    if part.count("[") > MAX_BRACKETS or not part.isascii():
         raise ValueError(f"not a node list, or too long: {part[:80]!r}")
     for match in _BRACKETS.finditer(part):
         numbers = _numbers(match[1], room // len(names))
         before = part[at : match.start()]
         if "[" in before or "]" in before:
             raise ValueError(f"not a node list: {part[:80]!r}")
+        longest += len(before) + max(map(len, numbers))
+        if longest > MAX_NAME or longest * len(names) * len(numbers) > chars:
+            raise ValueError(f"too long a node list: {part[:80]!r}")
         names = [f"{name}{before}{numeral}" for name in names for numeral in numbers]
         at = match.end()
-        if len(names[-1]) > MAX_NAME:
-            break
     rest = part[at:]
-    if "[" in rest or "]" in rest or room < 1 or len(names[-1]) + len(rest) > MAX_NAME:
+    longest += len(rest)
+    if "[" in rest or "]" in rest or room < 1 or longest > MAX_NAME or longest * len(names) > chars:
         raise ValueError(f"not a node list, or too long: {part[:80]!r}")
     return [name + rest for name in names]
 

@@ -177,7 +177,11 @@ class Calls:
             if code:
                 self.refuse(f"field {field_id}", code)
             elif item.valueType < len(_VALUE_MEMBERS):
-                found[field_id] = int(getattr(item.value, _VALUE_MEMBERS[item.valueType]))
+                value = getattr(item.value, _VALUE_MEMBERS[item.valueType])
+                if (
+                    abs(value) < 1 << 64
+                ):  # one of the members is a double: NaN and the like are left out
+                    found[field_id] = int(value)
         return found
 
     def refuse(self, name: str, code: int, key: str = "") -> None:

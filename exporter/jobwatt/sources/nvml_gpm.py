@@ -102,7 +102,9 @@ class Gpm:
             if not item.nvmlReturn
         )
         # SM activity of a MIG instance is seen above 100 % (DCGM#152).
-        return {key: min(value, 100.0) / 100 for key, value in values if math.isfinite(value)}
+        return {
+            key: min(max(value, 0.0), 100.0) / 100 for key, value in values if math.isfinite(value)
+        }
 
     def _miss(self) -> None:
         """No sample: for good where it is not supported, else the window begins anew."""

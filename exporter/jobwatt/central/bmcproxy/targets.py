@@ -69,7 +69,7 @@ def read(path: Path) -> BmcList:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"--bmc.config: {path}: cannot read ({err.strerror})") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (ValueError, RecursionError) as err:  # tomllib: a number of 5000 digits is a ValueError
         raise ConfigError(f"--bmc.config: {path}: not TOML ({err})") from err
     top = _checked(plain, _TOP, f"{path}: ")
     defaults = _checked(top.get("defaults", {}), _SHARED, f"{path}: defaults: ")

@@ -32,10 +32,12 @@ _OUTPUT, _STANDARD = "_carbontracker_output.log", "_carbontracker.log"
 _PUE = 1.58  # constants.PUE_2023, since 2.0; 1.2 had 1.55. The log says which.
 _SLACK_S = 60.0
 _STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) - ", re.MULTILINE)
-_VERSION = re.compile(r"carbontracker version (\S{1,20})")
-_PUE_SAID = re.compile(r"PUE\s+coefficient of (\d+(?:\.\d+)?)")
-_DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d?(?:\.\d+)?)")
-_POWER = re.compile(r"Average power usage \(W\) for (\w{1,20}): (\[[^\]]{0,4000}\]|[\d.]+|None)")
+_VERSION = re.compile(r"carbontracker version ([\w.+-]{1,20})")
+_PUE_SAID = re.compile(r"PUE\s+coefficient of (\d{1,3}(?:\.\d{1,20})?)\b")
+_DURATION = re.compile(r"Duration: (\d{1,9}):(\d\d):(\d\d?(?:\.\d{1,20})?)")
+_POWER = re.compile(
+    r"Average power usage \(W\) for (\w{1,20}): (\[[^\[\]]{0,4000}\]|[\d.]{1,40}|None)"
+)
 _FOUND = re.compile(r"The following components were found: (.{1,4000})")
 _DEVICES = re.compile(r"(\w{1,20}) with device\(s\) (.*?)\.(?= \w+ with device|\s*$)")
 _BLOCK = re.compile(

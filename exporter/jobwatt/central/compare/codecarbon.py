@@ -18,13 +18,13 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .figures import J_PER_KWH, CompareError, Span, Theirs
+from .figures import J_PER_KWH, CompareError, Span, Theirs, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-_MOST_BYTES = 64 << 20  # a row has 500 bytes: a hundred thousand runs
+_MOST_BYTES, _MOST_RUNS = 64 << 20, 200_000  # a row has 500 bytes: a hundred thousand runs
 _PARTS = {"cpu": "cpu_energy", "dram": "ram_energy", "gpu": "gpu_energy"}
 _MODES = {"machine": "node", "process": "process"}
 _SLACK_S = 60.0  # clocks of a node and of this machine, and a tracker that ends after its job
@@ -66,17 +66,19 @@ def parse(text: str) -> tuple[list[Run], int]:
         raise CompareError("no column energy_consumed; give CodeCarbon's emissions.csv")
     runs: dict[object, Run] = {}
     bad = 0
-    empty: list[int] = []
+    short: list[str] = []
     for number, fields in enumerate(rows):
-        if len(fields) == len(header) and not empty:
-            empty = [i for i, value in enumerate(fields) if not value]
-        row = _row(header, fields, empty)
+        if len(fields) == len(header) and not short:
+            short = [name for name, value in zip(header, fields, strict=True) if value]
+        row = _row(header, fields, short)
         run = None if row is None else _run(row)
         if row is None or run is None:
             bad += 1
             continue
         # flush() writes a run's row again with all it has so far: the last one holds
         runs[row.get("run_id") or number] = run
+        if len(runs) > _MOST_RUNS:
+            raise CompareError(f"more than {_MOST_RUNS} runs; no emissions.csv")
     if not runs:
         raise CompareError("no row with a usable energy_consumed")
     return list(runs.values()), bad
@@ -91,18 +93,17 @@ def _records(text: str) -> Iterator[list[str]]:
 
 
 def _row(
-    header: Sequence[str], fields: Sequence[str], empty: Iterable[int]
+    header: Sequence[str], fields: Sequence[str], short: Sequence[str]
 ) -> dict[str, str] | None:
     """
     A row by column, None where its columns cannot be told.
 
     In append mode CodeCarbon drops a row's columns that are None, their commas too
     (FileOutput.out: ``dropna(axis=1)``, then ``to_csv(header=False)``): such a row is shorter by
-    the columns that are empty in the first.
+    the columns that are empty in the first; ``short`` are the others.
     """
     if len(fields) < len(header):
-        absent = set(empty)
-        header = [name for i, name in enumerate(header) if i not in absent]
+        header = short or header
     if len(fields) != len(header):
         return None
     return dict(zip(header, fields, strict=True))
@@ -112,17 +113,17 @@ def _run(row: dict[str, str]) -> Run | None:
     energy = _number(row.get("energy_consumed"))
     if energy is None:
         return None
-    pue = _number(row.get("pue")) or 1.0
+    pue = max(_number(row.get("pue")) or 1.0, 1.0)
     parts = {part: _number(row.get(column)) for part, column in _PARTS.items()}
     kilograms = _number(row.get("emissions"))
     return Run(
         energy_j=energy * J_PER_KWH,
         parts_j={p: kwh * J_PER_KWH / pue for p, kwh in parts.items() if kwh is not None},
-        pue=max(pue, 1.0),
+        pue=pue,
         mode=_MODES.get(row.get("tracking_mode", ""), "node"),
         grams=None if kilograms is None else kilograms * 1000,
         span=_span(row.get("timestamp", ""), _number(row.get("duration"))),
-        version=row.get("codecarbon_version", "").strip()[:20],
+        version=printable(row.get("codecarbon_version", "").strip(), 20),
     )
 
 

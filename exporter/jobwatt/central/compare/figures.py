@@ -18,6 +18,11 @@ class CompareError(ValueError):
     """A tool's figures cannot be had; one line says which, why, and what mends it."""
 
 
+def printable(text: str, most: int) -> str:
+    """What of a word in somebody's file may reach a terminal."""
+    return "".join(c for c in text if c.isprintable())[:most]
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """What a job had of one GPU: seconds and joules; None where jobwatt does not know."""

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .figures import CompareError
+from .figures import CompareError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -100,13 +100,16 @@ def parse(text: str, jobid: str) -> Job:
         header = [name.strip().lower() for name in next(rows, [])]
         if "jobid" not in header and "jobidraw" not in header:
             raise CompareError("no column JobID; give what `sacct -P` prints, its header included")
-        named = [dict(zip(header, row, strict=False)) for row in rows if len(row) == len(header)]
+        named = (dict(zip(header, row, strict=False)) for row in rows if len(row) == len(header))
+        found: dict[str, str] = {}
+        for row in named:
+            if jobid in {row.get("jobid"), row.get("jobidraw")}:
+                found = row
     except csv.Error as err:
         raise CompareError(f"not sacct's output ({err})") from err
-    found = [row for row in named if jobid in {row.get("jobid"), row.get("jobidraw")}]
     if not found:
         raise CompareError(f"Slurm's accounting has no job {jobid}")
-    return _job(found[-1], jobid)
+    return _job(found, jobid)
 
 
 def _job(row: Mapping[str, str], jobid: str) -> Job:
@@ -121,7 +124,7 @@ def _job(row: Mapping[str, str], jobid: str) -> Job:
         )
     return Job(
         jobid=jobid,
-        state=row.get("state", "").split(" ")[0][:20],
+        state=printable(row.get("state", "").split(" ")[0], 20),
         seconds=seconds,
         nodes=nodes,
         cpus=cpus,

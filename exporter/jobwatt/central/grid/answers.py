@@ -27,7 +27,7 @@ def sequence(value: object) -> list[Any]:
 def moment_s(value: object) -> float:
     """Unix time of an ISO 8601 moment; one without a zone is UTC."""
     try:
-        moment = datetime.fromisoformat(str(value))
+        moment = datetime.fromisoformat(value if isinstance(value, str) else "")
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()

@@ -7,7 +7,6 @@ the nearest known one.
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -143,7 +142,7 @@ def parse(text: str) -> GridConfig:
     """Return what the TOML says; ConfigError otherwise."""
     try:
         top = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as err:
+    except (ValueError, RecursionError) as err:  # a number of 5000 digits is a ValueError
         raise ConfigError(f"not TOML ({err})") from err
     _refuse_unknown(top, ("zone", "scope", "figure", "source"), "")
     zone = _matching(top, "zone", _ZONE, 'a zone such as "FR" or "US-CAL-CISO"', "")
@@ -236,10 +235,10 @@ def _own_figure(entry: Mapping[str, Any], zone: str, where: str) -> tuple[float 
         if table.built_in(zone) is None:
             raise ConfigError(f"{where}the built-in table has no figure for {zone}")
         return None, 0
-    if isinstance(grams, bool) or not isinstance(grams, int | float) or not math.isfinite(grams):
+    if isinstance(grams, bool) or not isinstance(grams, int | float):
         raise ConfigError(f"{where}grams_per_kwh must be a number (g CO2e per kWh)")
-    if not 0 <= grams <= HIGHEST_GRAMS_PER_KWH:
-        raise ConfigError(f"{where}grams_per_kwh: {grams} cannot be a grid's intensity")
+    if not 0 <= grams <= HIGHEST_GRAMS_PER_KWH:  # NaN is not either, and an int may have any length
+        raise ConfigError(f"{where}grams_per_kwh cannot be a grid's intensity")
     if isinstance(year, bool) or not isinstance(year, int) or not 1990 <= year <= 2200:
         raise ConfigError(f"{where}year must be the year that grams_per_kwh is of")
     return float(grams), year

@@ -14,7 +14,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from ...slurm.text import MAX_NODES, expand_nodes
+from ...slurm.text import MAX_CHARS, expand_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -121,8 +121,8 @@ def units(text: str) -> dict[str, str]:
             names = expand_nodes(nodes[1])
         except ValueError:
             continue
-        named += len(names)
-        if named > 4 * MAX_NODES:  # more than a cluster of the largest size in several topologies
+        named += sum(map(len, names))
+        if named > MAX_CHARS:  # more than a cluster of the largest size in several topologies
             break
         for name in names:
             found.setdefault(name, unit[2])
