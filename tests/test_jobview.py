@@ -45,7 +45,7 @@ def totals(*accounts):
 
 
 def shown(accounts, limit):
-    found, hidden = within(jobs(totals(*accounts), Names()), limit)
+    found, hidden = within(jobs(totals(*accounts), Names()), Terms(jobs=limit))
     assert len(found) + len(hidden) == len(accounts)
     return [found_job.labels[0] for found_job in found]
 
@@ -112,7 +112,7 @@ def test_a_flood_of_short_jobs():
     assert page["jobwatt_hidden_jobs"][()] == "9488"
     assert sum(len(rows) for rows in page.values()) < 512 * 20
     assert len(page_view(view).jobs) == 512
-    assert "9488 more jobs are measured and not shown: limits.jobs is 512" in page_view(view).problems  # fmt: skip
+    assert "9488 more jobs are measured and not shown: limits.jobs is 512, limits.series 5000" in page_view(view).problems  # fmt: skip
 
 
 def test_a_metric_has_an_end():
@@ -150,3 +150,21 @@ def test_a_limit_that_is_none(flag, text):
     """A limit is a whole number; what is not is refused by its name."""
     with pytest.raises(ConfigError, match=rf"--{flag}: .* is no whole number from 1 to 100000"):
         from_flags({flag: text})
+
+
+@given(lives, st.integers(8, 60), st.integers(1, 8))
+def test_whole_jobs_fit(found, series, gpus):
+    """A limit of series leaves out whole jobs: of each that is shown all of its GPUs are, and running ones come first."""
+    accounts = [
+        replace(job(n, began, ended), gpus={f"G{n}.{g}": GpuUse(energy_uj=7) for g in range(gpus)})
+        for n, (began, ended) in enumerate(found)
+    ]
+    view = View(totals(*accounts), Snapshot("b", 1.0, 200), Idle(), terms=Terms(series=series))
+    page = {metric.name: rows for metric, rows in families(view)}
+    rows = page.get("jobwatt_job_gpu_energy_joules_total", {})
+    per_job = [labels[0] for labels in rows]
+    assert len(rows) <= series
+    assert all(per_job.count(jobid) == gpus for jobid in per_job)
+    assert "jobwatt_hidden_series" not in page
+    running = {str(n) for n, (_, ended) in enumerate(found) if not ended}
+    assert set(per_job) <= running or running <= set(per_job)

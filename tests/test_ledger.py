@@ -420,3 +420,13 @@ def test_the_ledger_is_not_for_everybody(tmp_path):
     assert modes
     assert set(modes.values()) == {0}
     assert (tmp_path / "state").stat().st_mode & 0o007 == 0
+
+
+def test_a_second_daemon_of_another_user(tmp_path):
+    """Root's beside that of the daemon's user: it is told that there is one, and begins nothing without a ledger."""
+    state = tmp_path / "state"
+    first = Ledger(state / "ledger.db")
+    os.chown(state, 54321, -1)
+    with pytest.raises(LedgerBusyError, match="another jobwatt keeps this ledger"):
+        Ledger(state / "ledger.db")
+    first.close()

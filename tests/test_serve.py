@@ -64,7 +64,9 @@ def test_only_one_daemon(node, tmp_path):
 
 
 def test_port_that_is_taken(node, tmp_path):
-    """A taken port is one line that says so, and 1."""
+    """A taken port is one line that says so, and 1; what a running daemon left of itself stays."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/jobwatt.pid").write_text("4242\n")
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
@@ -73,6 +75,7 @@ def test_port_that_is_taken(node, tmp_path):
         )
     assert (code, len(said.splitlines())) == (1, 1), said
     assert "is taken by another program" in said
+    assert (tmp_path / "state/jobwatt.pid").read_text() == "4242\n"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", ":70000", "[::g]:1"])

@@ -27,7 +27,7 @@ from .ledger import Ledger
 from .model import NS_PER_S, Sample
 from .ownmetrics import own_metrics
 from .pipeline import Pipeline
-from .privacy import KEY_CHARS, Names
+from .privacy import KEY_CHARS, NAME, Names
 from .sampler import Sampler, now_ns
 from .slurm.controller import RpcRunner
 from .slurm.events import Events
@@ -377,7 +377,10 @@ def serve(config: Config) -> None:
     """Run the daemon until a signal; OSError, ValueError or LedgerBusyError where it cannot start."""
     board = Board(config.sample_interval / NS_PER_S, own_metrics)
     server = WebServer(
-        config.web_listen_address, board, config.web_config_file
+        config.web_listen_address,
+        board,
+        config.web_config_file,
+        names_users=config.privacy_users == NAME,
     )  # wrong usage touches nothing
     shown_on = terms(config)
     ledger = Ledger(config.path_state / "ledger.db")
@@ -400,8 +403,7 @@ def serve(config: Config) -> None:
         agent.run()
     finally:
         server.stop()
-        with contextlib.suppress(OSError):
-            _pid_file(config).unlink()
+        _remove_pid(config)
         agent.close()
 
 
@@ -419,6 +421,13 @@ def _write_pid(config: Config) -> None:
         os.fdopen(os.open(_pid_file(config), flags, 0o640), "w") as out,
     ):
         out.write(f"{os.getpid()}\n")
+
+
+def _remove_pid(config: Config) -> None:
+    """Where it is ours: a daemon that could not start leaves that of the one that runs."""
+    with contextlib.suppress(OSError, ValueError):
+        if int(_pid_file(config).read_text(encoding="ascii")) == os.getpid():
+            _pid_file(config).unlink()
 
 
 def _pid_file(config: Config) -> Path:

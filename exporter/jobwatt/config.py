@@ -221,7 +221,7 @@ class Config:
         "limits.series",
         "5000",
         count,
-        "series of one metric on the page at most; the others are counted",
+        "series of one metric on the page at most; jobs that do not fit, and series, are left out whole and counted",
     )
     privacy_users: str = _setting(
         "privacy.users",

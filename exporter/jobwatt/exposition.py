@@ -64,7 +64,7 @@ class View:
 def families(view: View) -> list[tuple[Metric, Rows]]:
     """Every family that has something to show, in the catalogue's order."""
     page: dict[str, Rows] = {name: {} for name in CATALOGUE}
-    shown, hidden = within(jobs(view.totals, view.terms.names), view.terms.jobs)
+    shown, hidden = within(jobs(view.totals, view.terms.names), view.terms)
     for job in shown:
         _job_rows(page, job, view)
     _hidden_rows(page, hidden)
@@ -90,7 +90,7 @@ def _hidden_rows(page: dict[str, Rows], hidden: list[JobView]) -> None:
 
 
 def _cut(page: dict[str, Rows], limit: int) -> None:
-    """However many sensors a device may tell of, or jobs a user may start, a page has an end."""
+    """However many sensors a device may tell of, a page has an end; jobs have been cut to fit (jobview.py)."""
     for name, rows in page.items():
         if len(rows) > limit:
             page["jobwatt_hidden_series"][(name,)] = str(len(rows) - limit)

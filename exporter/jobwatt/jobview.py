@@ -6,6 +6,7 @@ the names that the site allows, and no more of them than a page may carry. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 from .interval import GpuUse
@@ -119,18 +120,30 @@ def _job(jobid: str, parts: Iterable[JobTotals], names: Names) -> JobView:
     return JobView(meta, (jobid, meta.user, meta.account, meta.partition), uid, tuple(parts))
 
 
-def within(found: list[JobView], limit: int) -> tuple[list[JobView], list[JobView]]:
+def within(found: list[JobView], terms: Terms) -> tuple[list[JobView], list[JobView]]:
     """
-    ``limit`` jobs at most, and those that are left out.
+    As many jobs as the terms allow, and those that are left out: whole jobs, so that no metric of the
+    jobs has more series than it may.
 
     Who runs comes before who has ended, who began earlier before who began later (so that a job that
     is shown stays), and of those that ended the latest: the others have been shown the longest.
     """
-    if len(found) <= limit:
+    if len(found) <= terms.jobs and sum(map(_series, found)) <= terms.series:
         return found, []
     ranked = sorted(found, key=_rank)
-    shown, hidden = ranked[:limit], ranked[limit:]
-    return shown, hidden
+    room = accumulate(map(_series, ranked))
+    count = sum(used <= terms.series for used in islice(room, terms.jobs))
+    return ranked[:count], ranked[count:]
+
+
+def _series(job: JobView) -> int:
+    """Series that one metric has of a job, at most: one for each GPU, component, or source of a component."""
+    return max(
+        sum(len(part.gpus) for part in job.parts),
+        sum(len(part.energy_uj) for part in job.parts),
+        sum(len(part.fed_ns) for part in job.parts),
+        1,
+    )
 
 
 def _rank(job: JobView) -> tuple[bool, int]:

@@ -68,6 +68,21 @@ def is_kept(path: Path) -> bool:
     return False
 
 
+def _busy(path: Path) -> LedgerBusyError:
+    return LedgerBusyError(
+        f"{path}: another jobwatt keeps this ledger; stop it or give --path.state"
+    )
+
+
+def _refuse_busy(path: Path) -> None:
+    """
+    LedgerBusyError where a daemon keeps it, whoever that is: before all else, for a second daemon must
+    not begin without a ledger where the first has one.
+    """
+    if is_kept(path):
+        raise _busy(path)
+
+
 def _refuse_strangers(folder: Path) -> None:
     """PermissionError for a directory in which another user could have us write through a link."""
     about = folder.stat()
@@ -75,7 +90,8 @@ def _refuse_strangers(folder: Path) -> None:
     open_to_all = about.st_mode & 0o002 and not about.st_mode & stat.S_ISVTX
     if about.st_uid not in (0, os.geteuid()) or open_to_all:
         raise PermissionError(
-            errno.EPERM, f"it belongs to uid {about.st_uid}, mode {about.st_mode & 0o7777:04o}"
+            errno.EPERM,
+            f"it is of uid {about.st_uid}, mode {about.st_mode & 0o7777:04o}: run as that user, or make it your own",
         )
 
 
@@ -158,20 +174,19 @@ class Ledger:
     def _take(self, path: Path) -> None:
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _refuse_busy(path)
             _refuse_strangers(path.parent)
             self._lock = os.open(
                 path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
             )
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
+        except BlockingIOError:  # taken in between
             if self._lock is not None:
                 os.close(self._lock)
-            raise LedgerBusyError(
-                f"{path}: another jobwatt keeps this ledger; stop it or give --path.state"
-            ) from err
+            raise _busy(path) from None
         except OSError as err:
             self._fail(
-                f"{path.parent}: cannot write ({err.strerror}); give a writable --path.state; totals end with the process"
+                f"{path.parent}: cannot write ({err.strerror}); or give another --path.state; totals end with the process"
             )
             return
         self._reopen()

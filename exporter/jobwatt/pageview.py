@@ -25,7 +25,7 @@ def page_view(view: View | None) -> PageView:
         return PageView("", "", 0.0, {}, (), nothing, nothing, problems=problems)
     states = {state.uuid: state for state in view.snapshot.gpus}
     marks = view.totals.node_marks
-    shown, hidden = within(jobs(view.totals, view.terms.names), view.terms.jobs)
+    shown, hidden = within(jobs(view.totals, view.terms.names), view.terms)
     return PageView(
         node=view.node,
         version=view.version,
@@ -122,6 +122,6 @@ def _problems(view: View, hidden: int) -> tuple[str, ...]:
         said.append(view.ledger_fault)
     if hidden:
         said.append(
-            f"{hidden} more jobs are measured and not shown: limits.jobs is {view.terms.jobs}"
+            f"{hidden} more jobs are measured and not shown: limits.jobs is {view.terms.jobs}, limits.series {view.terms.series}"
         )
     return tuple(dict.fromkeys(said))
