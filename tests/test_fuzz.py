@@ -7,6 +7,7 @@ Replayed here: the seeds, all inputs that were ever found (tests/fuzz/found), an
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 import tracemalloc
@@ -32,7 +33,10 @@ MUTATIONS = 200  # of a target with a whole share of the inputs
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path):
     base.use_place(tmp_path)
+    log = logging.getLogger("jobwatt")
+    log.setLevel(logging.CRITICAL)
     yield
+    log.setLevel(logging.NOTSET)
     base._place.clear()
 
 

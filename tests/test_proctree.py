@@ -201,6 +201,18 @@ def test_seen_between_fork_and_exec(proc):
     assert seen(tree, now).keys() == {"/12"}
 
 
+def test_a_task_seen_between_fork_and_exec(proc):
+    """A task looked at as slurmstepd's fork is a task once it is one: its environment is asked before slurmstepd's."""
+    now = 10 * 10**9
+    proc.stepd(50, "12.0")
+    proc.put(51, 50, "slurmstepd", title="slurmstepd: [12.0]")
+    tree = ProcTree(proc.path)
+    seen(tree, now)
+    proc.put(51, 50, "python", uid=20001)
+    assert seen(tree, now)["/12"].uid == 20001
+    assert tree.pids("/12") == [51, 50]
+
+
 @pytest.mark.parametrize(
     ("comm", "uid", "title", "exe"),
     [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import random
 import resource
 import sys
@@ -25,6 +26,7 @@ with atheris.instrument_imports(include=["jobwatt"]):
 from fuzz.base import FAT_BYTES, SLOW_S, TARGETS, Target
 from fuzz.mutate import Mutator
 
+logging.getLogger("jobwatt").setLevel(logging.CRITICAL)
 _MOST_BYTES = 3 << 30  # of address space
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import math
 import sqlite3
 from dataclasses import replace
@@ -26,7 +25,6 @@ from jobwatt.record import RecordingError, encode
 from jobwatt.slurm.text import clean
 from world import World
 
-logging.getLogger("jobwatt").setLevel(logging.CRITICAL)
 REGULAR, LINGER = int(2.5 * NS_PER_S), 600 * NS_PER_S
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +15,6 @@ from jobwatt.demo import web as demoweb
 from jobwatt.demo.files import Dashboard
 from jobwatt.passwords import PasswordCheck, _credentials
 from jobwatt.websection import WebConfigError
-
-logging.getLogger("jobwatt").setLevel(logging.CRITICAL)
 
 # bcrypt of "secret" at its least cost, by htpasswd -nbBC 4 u secret
 _USERS = 'basic_auth_users:\n  u: "$2b$04$abcdefghijklmnopqrstuuQfPfkEJ3OSkSpD5XFxJZKOzxs1X4kW2"\n'

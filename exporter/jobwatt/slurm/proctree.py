@@ -119,6 +119,7 @@ class ProcTree:
         byjob: dict[_Job, dict[int, Stat]] = {job: {} for job in self._jobs.values()}
         for pid, member in self._members.items():
             byjob[member.job][pid] = stats[pid]
+            member.stepd = member.stepd and stats[pid].comm == STEPD  # it may have become a task
         self._jobs = {job.jobid: job for job, pids in byjob.items() if pids}
         for job in self._jobs.values():
             self._read(job, byjob[job], full)
