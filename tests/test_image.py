@@ -111,6 +111,13 @@ def image(built: tuple[Path, dict[str, object]]) -> podlike.Image:
     return podlike.Image(built[0], dict(one.split("=", 1) for one in built[1]["Env"]))
 
 
+def test_the_containerfile_lints() -> None:
+    """hadolint, with the shell checks in it, has nothing to say but what is answered beside its line."""
+    tool = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([tool, CONTAINERFILE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout
+
+
 def test_configuration(built: tuple[Path, dict[str, object]]) -> None:
     """Nobody's uid by number, the program itself as entry point, and the labels that registries show."""
     config = built[1]
