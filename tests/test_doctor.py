@@ -134,6 +134,15 @@ def other_epilog(root: Path) -> None:
     (root / "etc/slurm/epilog").write_text(SCRIPT.format("prolog"))
 
 
+def commented_prolog(root: Path) -> None:
+    text = (
+        SCRIPT.format("prolog").replace("[ -x", "# [ -x") + "true #/usr/bin/jobwatt hook prolog\n"
+    )
+    (root / "etc/slurm/prolog.d/50-jobwatt").write_text(text)
+    conf = root / "etc/slurm/slurm.conf"
+    conf.write_text(conf.read_text().replace("prolog=/nowhere", ""))
+
+
 def no_alloc(root: Path) -> None:
     conf = root / "etc/slurm/slurm.conf"
     conf.write_text(conf.read_text().replace("Contain,X11", "Serial"))
@@ -150,6 +159,7 @@ def no_alloc(root: Path) -> None:
     (no_rule, "rapl", "docs/install.md"),
     (no_epilog, "hooks", "jobwatt hook epilog"),
     (other_epilog, "hooks", "/usr/bin/jobwatt hook epilog"),
+    (commented_prolog, "hooks", "/usr/bin/jobwatt hook prolog"),
     (no_alloc, "hooks", "PrologFlags=Alloc"),
 ])  # fmt: skip
 def test_each_fault_has_its_mend(root: Path, harm, part: str, mend: str) -> None:
@@ -176,6 +186,52 @@ def test_a_strange_slurm_conf_is_no_exception(root: Path, content: bytes) -> Non
     (root / "etc/slurm/slurm.conf").write_bytes(content)
     found = looked(root)
     assert {"unit", "user", "state", "rapl", "hooks"} <= {check.part for check in found}
+
+
+@pytest.mark.parametrize("conf", [
+    "Include hooks.d/jobwatt.conf\n",
+    "include  hooks.d/jobwatt.conf # ours\n",
+    "Prolog=prolog.d/* Epilog=epilog PrologFlags=Alloc\n",
+    'Prolog = "prolog.d/*"   Epilog="epilog"\\\n PROLOGFLAGS=nohold,serial\n',
+])  # fmt: skip
+def test_slurm_conf_as_slurm_reads_it(root: Path, conf: str) -> None:
+    """Included files, several settings on a line, quotes, a line that goes on: the hooks are found in each."""
+    write(root / "etc/slurm/slurm.conf", conf)
+    write(root / "etc/slurm/hooks.d/jobwatt.conf", "Include flags.conf\nProlog=prolog.d/*\nEpilog=epilog\n")  # fmt: skip
+    write(root / "etc/slurm/hooks.d/flags.conf", "PrologFlags=Alloc\n")
+    assert [check.state for check in looked(root, "hooks")] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("conf", [
+    "Include gone.conf\n", "Include slurm.conf\n", "Include \0\n", "Epilog=epilog\nProlog=a b\n", 'Prolog="a\n',
+])  # fmt: skip
+def test_what_is_not_understood_is_unknown(root: Path, conf: str) -> None:
+    """Where a part of slurm.conf could not be read nothing is said to be missing; what was found stays found."""
+    write(root / "etc/slurm/slurm.conf", conf)
+    found = looked(root, "hooks")
+    assert {check.state for check in found} <= {"unknown", "ok"}
+    assert any("Include" in check.says or "not understood" in check.says for check in found)
+
+
+def test_includes_have_an_end(root: Path) -> None:
+    """A thousand files, each with the next: 64 are read."""
+    for number in range(1000):
+        write(root / f"etc/slurm/{number}.conf", f"Include {number + 1}.conf\n")
+    (root / "etc/slurm/0.conf").rename(root / "etc/slurm/slurm.conf")
+    found = looked(root, "hooks")
+    assert {check.state for check in found} == {"unknown"}
+    assert "64.conf is not followed" in found[0].says
+
+
+@pytest.mark.parametrize(("age", "state"), [("0", "ok"), ("600", "ok"), ("601", "mend"), ("86399", "mend")])  # fmt: skip
+def test_a_scrape_of_yesterday(
+    root: Path, monkeypatch: pytest.MonkeyPatch, age: str, state: str
+) -> None:
+    """Who asks less often than ended jobs stay on the page misses some: that is to be mended."""
+    monkeypatch.setattr(probes, "health", lambda *_: f"last sample 0.2 s ago, last scrape {age} s ago")  # fmt: skip
+    (check,) = looked(root, "prometheus", port=9816)
+    assert (check.state, bool(check.mend)) == (state, state == "mend")
+    assert "any GET of /metrics counts" in check.says
 
 
 def test_a_part_that_fails_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

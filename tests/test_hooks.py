@@ -9,15 +9,21 @@ import resource
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobwatt.model import JobUsage
-from jobwatt.slurm.hookdir import HookDir, parse
+from jobwatt.slurm import hookdir
+from jobwatt.slurm.hookdir import HookDir
+from jobwatt.slurm.hookrecord import parse
 from jobwatt.slurm.hooks import write
 from jobwatt.slurm.resolve import Resolver
+from jobwatt.slurm.text import is_jobid
 
 EXPORTER = Path(__file__).parents[1] / "exporter"
 PROC = Path("/proc")
@@ -282,6 +288,55 @@ def test_other_boots_and_forgotten_jobs_are_swept(tmp_path: Path) -> None:
     assert len(directory.poll()) == 1
     directory.forget("2", "gpu02")
     assert not list((tmp_path / "hooks").iterdir())
+
+
+def test_a_jobs_two_records_come_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the directory lists them, no poll tells a job's beginning without the end that is there, too."""
+    monkeypatch.setattr(hookdir, "MAX_NEW", 7)
+    for jobid in range(1, 31):
+        for event in ("prolog", "epilog"):
+            store(tmp_path, event, SLURM_JOB_ID=str(jobid), SLURMD_NODENAME="n.1")
+    listdir = os.listdir  # this one lists all prologs first
+    monkeypatch.setattr(hookdir.os, "listdir", lambda of: sorted(listdir(of), key=lambda name: "epilog" in name))  # fmt: skip
+    directory, polls = HookDir(tmp_path), []
+    while told := directory.poll():
+        polls.append(len(told))
+        assert {r.jobid for r in told if r.event == "prolog"} == {r.jobid for r in told if r.event == "epilog"}  # fmt: skip
+    assert polls == [8] * 7 + [4]
+
+
+def test_what_is_not_believed_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More doubtful files and links than a poll takes: the good ones are read, and then the directory is at rest."""
+    monkeypatch.setattr(hookdir, "MAX_NEW", 10)
+    for jobid in range(1, 61):
+        store(tmp_path, SLURM_JOB_ID=str(jobid))
+        path = tmp_path / f"hooks/{jobid}.gpu02.prolog.json"
+        if jobid % 3 == 1:
+            path.chmod(0o660)
+        if jobid % 3 == 2:
+            path.unlink()
+            path.symlink_to("/dev/null")
+    time.sleep(0.06)
+    directory = HookDir(tmp_path)
+    assert len([record for _ in range(6) for record in directory.poll()]) == 20
+    opened: list[object] = []
+    monkeypatch.setattr(hookdir.os, "open", lambda *args, **_: opened.append(args))
+    assert directory.poll() == []
+    assert opened == []
+
+
+@given(st.text("0123456789x", max_size=12) | st.text(max_size=3))
+def test_the_writer_takes_what_the_reader_takes(jobid: str) -> None:
+    """A record that the reader would refuse is not written: nobody would ever take it away."""
+    with tempfile.TemporaryDirectory() as state:
+        try:
+            store(Path(state), SLURM_JOB_ID=jobid)
+        except ValueError:
+            assert not is_jobid(jobid)
+        else:
+            assert [record.jobid for record in HookDir(Path(state)).poll()] == [jobid]
 
 
 @pytest.mark.parametrize("damage", [{"t_ns": "x"}, {"node": None}, {"event": 3}])

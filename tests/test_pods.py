@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -131,6 +132,22 @@ def test_nothing_else_is_searched(tmp_path, place):
     """Two levels below a class of pods and no further: a container that nests its own Slurm is no part of this one."""
     job(tmp_path / place / "system.slice/slurmstepd.scope", "job_7", 5)
     assert Cgroups(tmp_path, tmp_path).scan(1) == []
+
+
+@pytest.mark.parametrize(("uid", "mode"), [(165536, 0o755), (0, 0o777), (0, 0o775)])
+def test_what_others_may_write_to_is_not_slurms(tmp_path, uid, mode):
+    """A user who may write to their pod's cgroup invents no job there, and takes no other's job id and name."""
+    slurmd = tmp_path / f"kubepods.slice/kubepods-pod{OTHER}.slice/system.slice"
+    theirs = tmp_path / f"kubepods.slice/kubepods-pod{UID}.slice/system.slice"  # found first
+    for place, used in ((slurmd, 5), (theirs, 500)):
+        job(place / "slurmstepd.scope", "job_7", used)
+    job(theirs / "slurmstepd.scope", "job_8", 500)
+    theirs.chmod(mode)
+    if uid:
+        if os.geteuid():
+            pytest.skip("changes owners")
+        os.chown(theirs, uid, uid)
+    assert [(u.key, u.cpu_ns) for u in Cgroups(tmp_path, tmp_path).scan(1)] == [("/7", 5000)]
 
 
 def test_the_search_is_bounded(tmp_path, monkeypatch):

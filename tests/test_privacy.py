@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import BOOT_ID, Daemon, command, environment, paths, prolog
+from daemon import BOOT_ID, Daemon, command, environment, epilog, paths, prolog
 from jobwatt.privacy import DROP, HASH, NAME, Names, pseudonym
 from trees import Node
 
@@ -119,11 +119,27 @@ def test_served_logged_and_recorded(node, tmp_path, key_file):
         assert expected(f"user{UID}") in daemon.get("/")
         assert not told(page + daemon.get("/") + daemon.text())
     recording = tmp_path / "node.jsonl"
+    for event in (prolog, epilog):  # of a job that has ended meanwhile
+        event(tmp_path / "state", SimpleNamespace(jobid=8, uid=UID), SLURM_JOB_NAME=NAME_OF_JOB)
     done = run(node, tmp_path, "record", "--duration=1s", f"--out={recording}", *flags)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in recording.read_text().splitlines()]
-    assert any(expected(f"user{UID}") in json.dumps(row.get("jobs", "")) for row in rows)
-    assert not told(json.dumps([row.get("jobs") for row in rows]))
+    assert '"ended":' in recording.read_text()
+    assert recording.read_text().count(expected(f"user{UID}")) > 1
+    # a power in uW or a time in ns may hold the uid's digits
+    assert not told(re.sub(r"\d{6,}", "", recording.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("mode", "user"),
+    [("name", f"user{UID}"), ("hash", expected(f"user{UID}")), ("drop", "a user")],
+)
+def test_doctor(node, tmp_path, key_file, mode, user):
+    """An examination is mailed around as well: its list of jobs shows users as the page does, in both forms."""
+    flags = [f"--privacy.users={mode}", *([f"--privacy.key-file={key_file}"] if mode == "hash" else [])]  # fmt: skip
+    for form in ((), ("--json",)):
+        said = run(node, tmp_path, "doctor", *form, *flags).stdout
+        assert f"7: {user} (ltci), known by hook" in said
+        assert bool(told(said)) == (mode == "name")
 
 
 def test_who_is_who(node, tmp_path, key_file):

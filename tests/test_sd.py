@@ -51,13 +51,17 @@ NEWER = (
 )  # fmt: skip
 
 
-def parsed(text, addresses=None):
+# the same of nodes that are hosts of their own
+APART = re.sub(r"^(NodeName=(\S+) .* NodeHostName=)localhost ", r"\1\2 ", TEXT, flags=re.MULTILINE)
+
+
+def parsed(text, places=None):
     sure, doubtful, _ = records.split(text)
-    return records.confirmed(sure, doubtful, addresses or {})
+    return records.confirmed(sure, doubtful, places or {})
 
 
-def gathered(text, addresses=None):
-    return nodes.gathered(parsed(text, addresses), {})[0]
+def gathered(text, places=None):
+    return nodes.gathered(parsed(text, places), {})[0]
 
 
 def chosen(nodes_, **config):
@@ -141,9 +145,10 @@ def test_a_broken_comment_forges_no_node():
     bare = NEWER.split(" Comment=", maxsplit=1)[0]
     evil = bare.replace("gpu07", "evil").replace("10.1.0.7", "192.0.2.66")
     stolen = evil.replace("evil", "gpu01")
-    lines = [f"{first} Comment=a", evil, evil.replace("evil", "evil2"), stolen, *rest]
-    sinfo = {"cpu01": "127.0.0.1", "gpu01": "127.0.0.1", "gpu02": "127.0.0.1"}
-    found = {node.name: node.address for node in gathered("\n".join(lines), sinfo)}
+    moved = rest[0].replace("NodeHostName=localhost", "NodeHostName=victim")
+    lines = [f"{first} Comment=a", evil, evil.replace("evil", "evil2"), stolen, moved, *rest]
+    sinfo = dict.fromkeys(("cpu01", "gpu01", "gpu02"), "127.0.0.1 localhost")
+    found = {node.name: f"{node.address} {node.host}" for node in gathered("\n".join(lines), sinfo)}
     assert found == sinfo
 
 
@@ -194,7 +199,7 @@ def test_any_text_is_taken(text):
 @given(st.lists(st.tuples(HOSTILE | FORGED, HOSTILE | FORGED), min_size=1, max_size=5))
 def test_free_text_adds_no_node_and_takes_none(texts):
     """Whatever is in Comment and Extra, the nodes are those that Slurm has, at their addresses."""
-    truth = {f"n{i}": f"10.0.0.{i}" for i in range(len(texts))}
+    truth = {f"n{i}": f"10.0.0.{i} n{i}" for i in range(len(texts))}
     lines = [
         NEWER.replace("gpu07", f"n{i}")
         .replace("10.1.0.7", f"10.0.0.{i}")
@@ -202,7 +207,8 @@ def test_free_text_adds_no_node_and_takes_none(texts):
         .replace('{"rack": 9}', extra)
         for i, (comment, extra) in enumerate(texts)
     ]
-    assert {node.name: node.address for node in gathered("\n".join(lines), truth)} == truth
+    found = gathered("\n".join(lines), truth)
+    assert {node.name: f"{node.address} {node.host}" for node in found} == truth
 
 
 @rules(deadline=None)
@@ -277,6 +283,29 @@ def test_one_target_per_page():
     assert [group["targets"] for group in made.groups.values()] == [["a.lan:9816"], ["c.lan:9816"]]
     assert made.groups["a"]["labels"]["__meta_slurm_partitions"] == ",a,b,c,"
     assert made.left_out == {"shared_address": 1}
+
+
+@pytest.mark.parametrize("address", ["addr", "host", "name"])
+def test_two_slurmd_on_a_host_are_one_target(address, caplog):
+    """Whichever name is asked, a host's page is asked once: each of its joules would count twice."""
+    pair = [node("a", host="h1"), node("b", host="h1"), node("c", host="c"), node("d"), node("e")]
+    finder = run.Finder(settings.SdConfig(address=address), board := SdBoard(), lambda _: asking.Answer(pair))  # fmt: skip
+    assert finder.once()
+    assert set(board.groups) == {"a", "c"} | ({"d", "e"} if address != "host" else set())
+    assert page(board)["jobwatt_sd_nodes_left_out", "shared_host"] == 1
+    (said,) = tell(caplog, "1 nodes are on another's host")
+    assert "--sd.address" not in said
+
+
+def test_hosts_that_share_an_address_may_be_asked_by_their_own_names(caplog):
+    """Behind one NodeAddr, by their host names they are all targets: the advice holds."""
+    pair = [node("a", host="h1", address="gw"), node("b", host="h2", address="gw")]
+    for address, count in (("addr", 1), ("host", 2)):
+        finder = run.Finder(settings.SdConfig(address=address), board := SdBoard(), lambda _: asking.Answer(pair))  # fmt: skip
+        assert finder.once()
+        assert len(board.groups) == count
+    (said,) = tell(caplog, "have another's address")
+    assert "--sd.address=host asks each" in said
 
 
 @pytest.mark.parametrize(
@@ -599,11 +628,11 @@ def played(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.setattr(settings, "OUT", "")
-    (tmp_path / "nodes.txt").write_text(TEXT)
+    (tmp_path / "nodes.txt").write_text(APART)
     play(
         scontrol=f'case "$*" in *topology*) echo "No topology information available" >&2;; '
         f'*config*) echo "ClusterName             = real";; *) cat {tmp_path}/nodes.txt;; esac',
-        sinfo="printf 'cpu01 127.0.0.1\\ngpu01 127.0.0.1\\ngpu02 127.0.0.1\\n'",
+        sinfo="printf '%s 127.0.0.1 %s\\n' cpu01 cpu01 gpu01 gpu01 gpu02 gpu02",
     )
     return SimpleNamespace(play=play, nodes=tmp_path / "nodes.txt", folder=tmp_path)
 
@@ -804,10 +833,12 @@ PartitionName=night Nodes=cloud[01-02]
 
 
 class Wider(Cluster):
-    """With a topology, and nodes that have no machine."""
+    """With a topology, nodes that have no machine, and each slurmd as if on a host of its own."""
 
     def _write(self):
         super()._write()
+        apart = re.sub(r"(NodeName=(\S+) NodeHostname=)localhost", r"\1\2", self.conf.read_text())
+        self.conf.write_text(apart)
         (self.run_dir / "etc/topology.conf").write_text(TOPOLOGY)
 
     def _all_idle(self):

@@ -19,6 +19,7 @@ from .model import ESTIMATES, NS_PER_S, Kind, Step
 if TYPE_CHECKING:
     from .config import Config
     from .model import Delta, Snapshot
+    from .privacy import Names
     from .sampler import Sampler
 
 
@@ -50,6 +51,7 @@ class Findings:
 
 def examine(config: Config, sampler: Sampler, settings: str | None = None) -> Findings:
     """Take two samples and look at what came; ``settings``: the file given as --config.file."""
+    names = agent.terms(config).names
     first = sampler.take(full=True, cause="tick")
     sampler.await_slow()
     time.sleep(max(config.sample_interval, NS_PER_S // 2) / NS_PER_S)
@@ -58,7 +60,7 @@ def examine(config: Config, sampler: Sampler, settings: str | None = None) -> Fi
         measured=_devices(config, first, second, estimated=False),
         estimated=_devices(config, first, second, estimated=True),
         problems=tuple(dict.fromkeys(failure.message for failure in second.failures)),
-        jobs=_jobs(second),
+        jobs=_jobs(second, names),
         notes=(*_as_whom(settings), *_notes(config)),
         installation=installation.look(config),
     )
@@ -92,11 +94,12 @@ def _watts(delta: Delta, power_uw: int | None) -> str:
     return "        ?  " if power_uw is None else f"{power_uw / 1e6:9.1f} W"
 
 
-def _jobs(snapshot: Snapshot) -> tuple[str, ...]:
+def _jobs(snapshot: Snapshot, names: Names) -> tuple[str, ...]:
     lines = []
     for job in snapshot.jobs:
-        meta = job.meta
-        who = f"{meta.user or '?'} ({meta.account or 'no account known'}), known by {meta.resolved_by or 'nobody yet'}"
+        meta = names.masked(job.meta)
+        user = meta.user or ("a user" if job.meta.user else "?")
+        who = f"{user} ({meta.account or 'no account known'}), known by {meta.resolved_by or 'nobody yet'}"
         gpus = f", {len(meta.gpus)} GPU by {meta.gpus_by}" if meta.gpus else ""
         lines.append(f"{meta.jobid or job.usage.key}: {who}{gpus}")
     return tuple(lines)

@@ -12,12 +12,13 @@ import os
 import pwd
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import probes
-from .web import parse_address
+from .slurm import conf as slurmconf
+from .weblisten import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,10 +41,14 @@ _SLURM_CONF = (
 )
 _SCRIPT_BYTES = 1 << 16
 _SCRIPTS = 64
+_COMMENT = re.compile(rb"(?:^|(?<=\s))#.*", re.MULTILINE)  # of a shell's
 # slurm.conf(5): each of these implies Alloc
 _ALLOC = {"alloc", "contain", "deferbatch", "forcerequeueonfail", "nohold", "runinjob", "x11"}
 # as timedatectl has it: the greatest error that the kernel states, in us, while nobody disciplines it
 _UNSYNCHRONISED_US = 16_000_000
+_SCRAPE = re.compile(r"last scrape (\d+) s ago")  # as board.py writes it
+# Jobs that ended stay on the page for ten minutes (`ledger.linger`): who asks less often misses some.
+_SCRAPE_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,29 +201,28 @@ def _hooks(config: Config, root: Path) -> Iterator[Check]:
     if conf is None:
         yield Check("hooks", "unknown", "no slurm.conf found", "name it with --slurm.conf")
         return
-    settings = _slurm_settings(conf.read_text(encoding="utf-8", errors="replace"))
-    for key, event in (("Prolog", "prolog"), ("Epilog", "epilog")):
-        yield _hook(conf, key, event, settings.get(key.lower(), []))
-    flags = {flag for line in settings.get("prologflags", []) for flag in line.lower().split(",")}
+    settings = slurmconf.settings(conf)
+    checks = [
+        _hook(conf, key, event, settings.get(key))
+        for key, event in (("Prolog", "prolog"), ("Epilog", "epilog"))
+    ]
+    flags = {flag for line in settings.get("PrologFlags") for flag in line.lower().split(",")}
     if not flags & _ALLOC:
         says = f"{conf} has no PrologFlags=Alloc: the Prolog runs at a job's first step only"
-        yield Check("hooks", "mend", says, "PrologFlags=Alloc, then scontrol reconfigure")
+        checks.append(Check("hooks", "mend", says, "PrologFlags=Alloc, then scontrol reconfigure"))
+    for check in checks:  # what seems to be missing may be in what was not understood
+        unsure = check.state == "mend" and settings.odd
+        yield (
+            replace(check, state="unknown", says=f"{check.says}; but {settings.odd[0]}")
+            if unsure
+            else check
+        )
 
 
 def _slurm_conf(config: Config, root: Path) -> Path | None:
     named = [config.slurm_conf, os.environ.get("SLURM_CONF")]
     paths = [Path(path) for path in named if path] + [root / path for path in _SLURM_CONF]
     return next((path for path in paths if path.is_file()), None)
-
-
-def _slurm_settings(text: str) -> dict[str, list[str]]:
-    """slurm.conf's settings by their names in small letters; each may be there several times."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        key, equals, value = line.partition("#")[0].strip().partition("=")
-        if equals:
-            found.setdefault(key.strip().lower(), []).append(value.strip())
-    return found
 
 
 def _hook(conf: Path, key: str, event: str, values: list[str]) -> Check:
@@ -230,11 +234,11 @@ def _hook(conf: Path, key: str, event: str, values: list[str]) -> Check:
     for script in scripts:
         try:
             with script.open("rb") as file:
-                text = file.read(_SCRIPT_BYTES)
+                text = _COMMENT.sub(b"", file.read(_SCRIPT_BYTES))
         except OSError:
             closed.append(script)
             continue
-        if b"jobwatt" in text and re.search(rf"\bhook\s+{event}\b".encode(), text):
+        if b"jobwatt" in text and re.search(rf"\bhook\s+[\"']?{event}\b".encode(), text):
             return Check("hooks", "ok", f"{script} calls jobwatt hook {event}")
     if closed:
         says = f"{closed[0]}, which {conf} names, cannot be read: whether it calls jobwatt is not known"
@@ -259,17 +263,19 @@ def _scraped(address: str) -> Iterator[Check]:
     if not port:
         return
     said = probes.health(host or "127.0.0.1", port)
-    if "last scrape" in said:
-        yield Check("prometheus", "ok", said)
+    mend = (
+        f"a scrape job with HOST:{port} in prometheus.yml; look at Prometheus' page Status, Targets"
+    )
+    if scrape := _SCRAPE.search(said):
+        says = f"{said} (by whomever: any GET of /metrics counts)"
+        late = int(scrape[1]) > _SCRAPE_S
+        yield Check("prometheus", "mend", says, mend) if late else Check("prometheus", "ok", says)
         return
     if peers := probes.peers(port):
         says = f"{', '.join(peers[:3])} keeps a connection to port {port}, as Prometheus does between scrapes"
         yield Check("prometheus", "ok", says)
         return
     says = said or f"nobody has a connection to port {port} now"
-    mend = (
-        f"a scrape job with HOST:{port} in prometheus.yml; look at Prometheus' page Status, Targets"
-    )
     yield Check("prometheus", "mend" if said else "unknown", says, mend)
 
 

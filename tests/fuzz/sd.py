@@ -42,7 +42,9 @@ def sd_records(data: bytes) -> None:
     nodes, topology, config = map(escaped, parts(data, 3))
     sure, doubtful, odd = records.split(nodes)
     count(odd)
-    found = records.confirmed(sure, doubtful, {one["name"]: one["address"] for one in doubtful[:2]})
+    found = records.confirmed(
+        sure, doubtful, {one["name"]: f"{one['address']} {one['host']}" for one in doubtful[:2]}
+    )
     said = {
         "nodes": found,
         "units": records.units(topology),

@@ -59,7 +59,7 @@ class RpcRunner:
     ) -> None:
         self.outcomes = {"ok": 0, "unknown": 0, "failed": 0, "timeout": 0}
         self.failure: Failure | None = None
-        self._command, self._env = tuple(command), _environment(slurm_conf)
+        self._command, self._env = tuple(command), child_environment(slurm_conf)
         self._timeout_s, self._spacing_s, self._backoff_s = timeout_s, spacing_s, backoff_s
         self._delay_s = 0.0
         self._wanted: dict[str, None] = {}  # ordered, each id once
@@ -273,8 +273,8 @@ def _is_number(plain: object) -> bool:
     return isinstance(plain, int) and 0 <= plain < _MOST
 
 
-def _environment(slurm_conf: str | Path | None) -> dict[str, str]:
-    """The daemon's own, with the package importable wherever the daemon was started from."""
+def child_environment(slurm_conf: str | Path | None) -> dict[str, str]:
+    """Our own, with the package importable wherever the process was started from."""
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from jobwatt.model import Job, JobUsage
-    from jobwatt.slurm.hookdir import HookRecord
+    from jobwatt.slurm.hookrecord import HookRecord
 
 
 SETTLED_NS = 3 * NS_PER_S  # an epilog runs while the job is COMPLETING: its state is not told yet

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from jobwatt.slurm.hookdir import HookRecord
+    from jobwatt.slurm.hookrecord import HookRecord
 
 MAX_ENVIRON = 1 << 20
 MAX_PROCESSES = 16

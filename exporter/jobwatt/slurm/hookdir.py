@@ -13,25 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobwatt.model import Failure
-from jobwatt.slurm.hookrecord import HookRecord, parse
+from jobwatt.slurm.hookrecord import parse
 from jobwatt.slurm.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["HookDir", "HookRecord", "parse"]
+    from jobwatt.slurm.hookrecord import HookRecord
 
 log = logging.getLogger(__name__)
 
 MAX_RECORD = 131_072  # 21 variables of 4 kB each, as slurm/hooks.py writes them
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")  # what slurm/hooks.py writes down
-MAX_NEW = 2000  # records read in one poll, 0.1 s: what a long stop has left takes several
+MAX_NEW = 2000  # files first looked at in one poll, 0.1 s: what a long stop has left takes several
 MAX_SAID = 100  # lines in the log on damaged records
 ASIDE_S = (
     3600.0  # a hook that was cut off while it wrote has left its draft; one takes 0.2 s at most
 )
 SWEEP_DAYS = 60  # longer than any job may run on the clusters met; a lost epilog is tidied up
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# gone again, a link, a socket, or closed to us: no second look will find it otherwise
+_LASTING = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES)
 _SETTLED_NS = 50_000_000  # a directory's time stamp is that of the last tick (4 ms at HZ=250)
 
 
@@ -58,7 +60,8 @@ class HookDir:
         self._boot_id = ""
         self._complete = False  # the last listing was believed and every record of it read
         self._mtime_ns = -1
-        self._known: dict[str, tuple[int, int]] = {}  # name -> (inode, mtime_ns)
+        self._seen: set[str] = set()  # looked at, whatever came of it
+        self._known: dict[str, tuple[int, int]] = {}  # of these, what was read: (inode, mtime_ns)
         self._doubted: set[str] = set()
         self._said = 0
 
@@ -102,21 +105,24 @@ class HookDir:
             listed = os.listdir(directory)  # noqa: PTH208  of the directory that was believed
             names = [name for name in listed if not name.startswith(".")]
             self._known = {name: self._known[name] for name in names if name in self._known}
+            self._seen &= set(names)
             self._doubted &= set(names)
-            found = self._read_some([name for name in names if name.endswith(".json")], directory)
+            self._seen.update(self._some_new(name for name in names if name.endswith(".json")))
+            found = [self._read(name, directory) for name in sorted(self._seen)]
             if len(names) != len(listed) and self._forget:
                 self._sweep([name for name in listed if name.startswith(".")], directory)
         finally:
             os.close(directory)
         return sorted((one for one in found if one is not None), key=lambda one: one.t_ns)
 
-    def _read_some(self, names: Sequence[str], directory: int) -> list[HookRecord | None]:
-        """Those that were told before, which may have changed, and as many new ones as one poll may take."""
-        new = [name for name in names if name not in self._known]
-        if len(new) > MAX_NEW:
-            self._complete = False
-        known = [name for name in names if name in self._known]
-        return [self._read(name, directory) for name in (*known, *new[:MAX_NEW])]
+    def _some_new(self, names: Iterable[str]) -> list[str]:
+        """As many new ones as one poll may take, a job's together: half of one would seem to run still."""
+        new = sorted((name for name in names if name not in self._seen), key=_job)
+        end = MAX_NEW
+        while end < len(new) and _job(new[end]) == _job(new[end - 1]):
+            end += 1
+        self._complete &= end >= len(new)
+        return new[:end]
 
     def _sweep(self, names: Iterable[str], directory: int) -> None:
         """Remove drafts that no hook will finish."""
@@ -143,8 +149,8 @@ class HookDir:
             file = os.open(
                 name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
             )
-        except OSError as err:  # gone again, a link or a socket; else it is to be tried again
-            self._complete &= err.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO)
+        except OSError as err:
+            self._complete &= err.errno in _LASTING
             return None
         try:
             about = os.fstat(file)
@@ -232,6 +238,11 @@ class HookDir:
         if failure is not None and failure != self.failure:
             log.warning("%s", failure.message)
         self.failure = failure
+
+
+def _job(name: str) -> str:
+    """``JOBID.NODE`` of a record's name; a node's name may have dots."""
+    return name.rsplit(".", 2)[0]
 
 
 def _believable(about: os.stat_result) -> bool:

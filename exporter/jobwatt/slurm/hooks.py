@@ -75,7 +75,8 @@ def write(
     jobid, node = env.get("SLURM_JOB_ID", ""), node_name(env)
     if event not in EVENTS:
         raise ValueError(f"event {event[:20]!r} is neither prolog nor epilog")
-    if not jobid.isdecimal() or not jobid.isascii() or len(jobid) > 10:
+    # text.is_jobid, which is an import too many here: what the reader refuses would stay for ever
+    if not jobid.isdecimal() or not jobid.isascii() or len(jobid) > 10 or jobid[0] == "0":
         raise ValueError(f"SLURM_JOB_ID={jobid[:40]!r} is not a job id")
     pairs = [("event", event), ("boot_id", _boot_id()), ("node", node)]
     pairs += [(name, env[name]) for name in VARIABLES if 0 < len(env.get(name, "")) <= MAX_VALUE]

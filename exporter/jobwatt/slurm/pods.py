@@ -8,12 +8,19 @@ cgroup namespace finds itself at the root, which is its container's cgroup::
     kubepods.slice/kubepods-QOS.slice/kubepods-QOS-podUID.slice/SLICE/slurmstepd.scope
     kubepods.slice/kubepods-QOS.slice/kubepods-QOS-podUID.slice/CONTAINER.scope/SLICE/slurmstepd.scope
     kubepods/QOS/podUID/...                  the kubelet's driver cgroupfs; pods of QoS Guaranteed have no QOS level
+
+A pod may be handed its own cgroup to write to (containerd's ``cgroup_writable``; a user namespace, in which its root is
+some other uid). Whoever made directories of Slurm's names there would invent jobs, or take another's job id and with
+it that user's name and figures. So a slice counts only where it is root's, as slurmd makes it, and nobody else may make
+a scope in it. A slurmd in a user namespace is not found for that. A container whose root is the node's, and which may
+write to cgroups, is as good as root on the node: against that nothing here helps.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -57,7 +64,7 @@ class PodSlices:
             return None
         places = islice(self._places(), _MAX_DIRS)
         found = ((f"{place}/{name}", pod) for place, pod in places for name in self._slices)
-        return {path: pod for path, pod in found if os.path.isdir(path)}  # noqa: PTH112  many, often
+        return {path: pod for path, pod in found if _is_roots(path)}
 
     def _places(self) -> Iterator[tuple[str, str]]:
         """Go through pods and their containers: (path, pod)."""
@@ -69,6 +76,16 @@ class PodSlices:
                     yield f"{level}/{pod}", pod
                     for container in _subdirs(f"{level}/{pod}"):
                         yield f"{level}/{pod}/{container}", pod
+
+
+def _is_roots(path: str) -> bool:
+    """Tell whether ``path`` is a directory in which only root, or our own user, makes others."""
+    try:
+        about = os.stat(path, follow_symlinks=False)  # noqa: PTH116  many, often
+    except OSError:
+        return False
+    roots = about.st_uid in (0, os.geteuid()) and not about.st_mode & 0o022
+    return roots and stat.S_ISDIR(about.st_mode)
 
 
 def _subdirs(path: str) -> list[str]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jobwatt.model import GpuState
-    from jobwatt.slurm.hookdir import HookRecord
+    from jobwatt.slurm.hookrecord import HookRecord
 
 __all__ = ["Resolver", "RpcRunner"]
 

@@ -8,16 +8,15 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from ... import __version__
-from ...encoder import Encoder
-from ...metrics import CATALOGUE, Metric
+from ...metrics import CATALOGUE
+from ..pages import Exposed, document, row
 from . import table
 from .intensity import Intensity, choose, stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ...exposition import Rows
+    from ..pages import Families
     from .intensity import Meaning
     from .settings import GridConfig
 
@@ -26,7 +25,6 @@ _TIME = CATALOGUE["jobwatt_grid_reading_timestamp_seconds"]
 _STALE = CATALOGUE["jobwatt_grid_stale"]
 _CHOSEN = CATALOGUE["jobwatt_grid_chosen"]
 _POLLS = CATALOGUE["jobwatt_grid_polls_total"]
-_BUILD = CATALOGUE["jobwatt_build_info"]
 
 
 class GridBoard:
@@ -42,15 +40,15 @@ class GridBoard:
         self,
         config: GridConfig,
         now: Callable[[], float],
-        own: Callable[[], list[tuple[Metric, Rows]]] = list,
+        own: Callable[[], Families] = list,
     ) -> None:
-        self.config, self._now, self._own = config, now, own
+        self.config, self._now = config, now
+        self._exposed = Exposed(self.families, own)
         self._order = [source.meaning for source in config.sources]
         self._lock = threading.Lock()
         self._figures: dict[str, Intensity] = {}
         self._polls: Counter[tuple[str, str]] = Counter()
         self._said: dict[str, str] = {}
-        self._encoder = Encoder()
         for source in config.sources:
             if source.kind == "table":
                 self._figures[source.name] = _yearly(config.zone, source.grams_per_kwh, source.year)
@@ -88,7 +86,7 @@ class GridBoard:
         config = self.config
         return choose(self._order, self.figures, config.scope, config.figure, self._now())
 
-    def families(self) -> list[tuple[Metric, Rows]]:
+    def families(self) -> Families:
         """Every series of the grid, now."""
         figures, now_s = self.figures, self._now()
         shown = [(meaning, figures[meaning.source]) for meaning in self._order if meaning.source in figures]  # fmt: skip
@@ -101,16 +99,11 @@ class GridBoard:
             (_STALE, {self._labels(m): str(int(stale(m, figure, now_s))) for m, figure in shown}),
             (_CHOSEN, {self._labels(chosen): "1"} if chosen else {}),
             (_POLLS, {key: str(count) for key, count in polls}),
-            (_BUILD, {(__version__,): "1"}),
         ]
 
     def metrics(self, openmetrics: bool, names: frozenset[str]) -> bytes:
         """Return the page; where ``names`` is not empty, only these families."""
-        page = self.families() + self._own()
-        if names:
-            page = [(metric, rows) for metric, rows in page if metric.name in names]
-        with self._lock:
-            return self._encoder.encode(page, openmetrics=openmetrics)
+        return self._exposed.page(openmetrics, names)
 
     def page(self) -> str:
         """Return the landing page, as HTML."""
@@ -119,9 +112,8 @@ class GridBoard:
             self._row(meaning, figures.get(meaning.source), now_s, meaning == chosen)
             for meaning in self._order
         )
-        return _PAGE.format(
-            zone=escape(self.config.zone), rows=rows, version=escape(__version__), style=_STYLE
-        )
+        zone = self.config.zone
+        return document(f"grid {zone}", _BODY.format(zone=escape(zone), rows=rows))
 
     def health(self) -> tuple[bool, str]:
         """Tell whether the process does its work; that a source is away is no fault of it."""
@@ -147,7 +139,7 @@ class GridBoard:
             cells[5] += ", stale" if stale(meaning, figure, now_s) else ""
         else:
             cells[5] = "no figure yet"
-        return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        return row(cells)
 
 
 def _yearly(zone: str, grams_per_kwh: float | None, year: int) -> Intensity:
@@ -159,16 +151,7 @@ def _yearly(zone: str, grams_per_kwh: float | None, year: int) -> Intensity:
     return known
 
 
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;margin:1.25rem;max-width:70rem}"
-    "td,th{text-align:left;padding:.25rem .75rem .25rem 0}"
-)
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="60">
-<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
-<title>grid {zone} · jobwatt</title><style>{style}</style></head><body>
-<h1>Carbon intensity of electricity: {zone}</h1>
+_BODY = """<h1>Carbon intensity of electricity: {zone}</h1>
 <table><thead><tr><th>source</th><th>scope</th><th>kind</th><th>g CO2e/kWh</th><th>of</th><th>state</th>
 <th>last question</th></tr></thead><tbody>{rows}</tbody></table>
-<p><a href="metrics">metrics</a></p><footer>jobwatt {version}</footer></body></html>
-"""
+<p><a href="metrics">metrics</a></p>"""

@@ -38,16 +38,16 @@ NO_TOPOLOGY = "No topology information"
 def by_scontrol() -> tuple[list[Record], int]:
     """Nodes as scontrol prints them, and how many lines of its answer were left out."""
     sure, doubtful, odd = records.split(_call("scontrol", "-a", "-o", "show", "nodes"))
-    addresses = _addresses({record["name"] for record in doubtful}) if doubtful else {}
-    nodes = records.confirmed(sure, doubtful, addresses)
+    places = _places({record["name"] for record in doubtful}) if doubtful else {}
+    nodes = records.confirmed(sure, doubtful, places)
     return nodes, odd + len(sure) + len(doubtful) - len(nodes)
 
 
-def _addresses(names: set[str]) -> dict[str, str]:
-    """NodeAddr of those that are in a partition, from output that holds nobody's free text."""
-    lines = io.StringIO(_call("sinfo", "-h", "-a", "-N", "-o", "%N %o"))
+def _places(names: set[str]) -> dict[str, str]:
+    """NodeAddr and NodeHostName of those that are in a partition, from output that holds nobody's free text."""
+    lines = io.StringIO(_call("sinfo", "-h", "-a", "-N", "-o", "%N %o %n"))
     pairs = (line.rstrip("\n").partition(" ") for line in lines)
-    return {name: address for name, _, address in pairs if name in names}
+    return {name: place for name, _, place in pairs if name in names}
 
 
 def by_pyslurm(pyslurm: ModuleType) -> tuple[list[Record], int]:

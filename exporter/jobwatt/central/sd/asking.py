@@ -8,12 +8,11 @@ may end the process. What comes back is read as if a stranger had written it.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...slurm.controller import child_environment
 from ...slurm.text import clean
 from .ask import LARGEST
 from .bounded import AskError, run
@@ -50,7 +49,7 @@ def ask(config: SdConfig, command: Sequence[str] = COMMAND) -> Answer:
         *(["units"] if config.rack.source == "switch" else []),
         *([] if config.cluster else ["cluster"]),
     ]
-    env = _environment(config.slurm_conf)
+    env = child_environment(config.slurm_conf)
     try:
         out, err, code = run([*command, *wanted], env, config.timeout_s, LARGEST, session=True)
     except AskError as trouble:
@@ -79,13 +78,3 @@ def _answer(said: dict[str, Any]) -> Answer:
         reason, what = ("malformed", "none that can be read") if odd else ("no_nodes", "no node")
         raise AskError(reason, f"slurmctld names {what} (PrivateData=nodes hides them from users)")
     return Answer(nodes, clean(str(said.get("cluster", "")), 128), odd, str(said.get("by", "")))
-
-
-def _environment(slurm_conf: Path | None) -> dict[str, str]:
-    """Our own, with the package importable wherever the process was started from."""
-    package = str(Path(__file__).resolve().parents[3])
-    paths = [package, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    if slurm_conf:
-        env["SLURM_CONF"] = str(slurm_conf)
-    return env

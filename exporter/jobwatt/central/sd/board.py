@@ -8,16 +8,15 @@ from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from ... import __version__
-from ...encoder import Encoder
-from ...metrics import CATALOGUE, Metric
+from ...metrics import CATALOGUE
+from ..pages import Exposed, document, row
 from .kept import encoded
 from .targets import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ...exposition import Rows
+    from ..pages import Families
     from .targets import Group, Groups
 
 _TARGETS = CATALOGUE["jobwatt_sd_targets"]
@@ -25,7 +24,6 @@ _HELD = CATALOGUE["jobwatt_sd_held_targets"]
 _LEFT_OUT = CATALOGUE["jobwatt_sd_nodes_left_out"]
 _SUCCESS = CATALOGUE["jobwatt_sd_success_timestamp_seconds"]
 _POLLS = CATALOGUE["jobwatt_sd_polls_total"]
-_BUILD = CATALOGUE["jobwatt_build_info"]
 _SHOWN = ("rack", "partitions", "gpu_model", "gpu_count", "state")
 
 
@@ -37,8 +35,8 @@ class SdBoard:
         own: renders metrics of the process itself, appended to the page.
     """
 
-    def __init__(self, own: Callable[[], list[tuple[Metric, Rows]]] = list) -> None:
-        self._own = own
+    def __init__(self, own: Callable[[], Families] = list) -> None:
+        self._exposed = Exposed(self.families, own)
         self._lock = threading.Lock()
         self._groups: Groups = {}
         self._listing = b""
@@ -46,7 +44,6 @@ class SdBoard:
         self._left_out: Mapping[str, int] = {}
         self._polls: Counter[str] = Counter()
         self._trouble = ""
-        self._encoder = Encoder()
 
     @property
     def groups(self) -> Groups:
@@ -76,7 +73,7 @@ class SdBoard:
         with self._lock:
             return self._listing or None
 
-    def families(self) -> list[tuple[Metric, Rows]]:
+    def families(self) -> Families:
         """Every series of the discovery, now."""
         with self._lock:
             known = self._success_s is not None
@@ -87,16 +84,11 @@ class SdBoard:
                 (_LEFT_OUT, {(why,): str(n) for why, n in sorted(self._left_out.items())}),
                 (_SUCCESS, {(): f"{self._success_s:.3f}"} if known else {}),
                 (_POLLS, {(outcome,): str(n) for outcome, n in sorted(self._polls.items())}),
-                (_BUILD, {(__version__,): "1"}),
             ]
 
     def metrics(self, openmetrics: bool, names: frozenset[str]) -> bytes:
         """Return the page; where ``names`` is not empty, only these families."""
-        page = self.families() + self._own()
-        if names:
-            page = [(metric, rows) for metric, rows in page if metric.name in names]
-        with self._lock:
-            return self._encoder.encode(page, openmetrics=openmetrics)
+        return self._exposed.page(openmetrics, names)
 
     def page(self) -> str:
         """Return the landing page, as HTML."""
@@ -104,10 +96,8 @@ class SdBoard:
             groups, success_s, trouble = list(self._groups.values()), self._success_s, self._trouble
         moment = f"{datetime.fromtimestamp(success_s, UTC):%Y-%m-%d %H:%M} UTC" if success_s else "never"  # fmt: skip
         said = f"<p>{escape(trouble)}</p>" if trouble else ""
-        return _PAGE.format(
-            count=len(groups), moment=moment, trouble=said, style=_STYLE,
-            rows="".join(map(_row, groups)), version=escape(__version__),
-        )  # fmt: skip
+        body = _BODY.format(count=len(groups), moment=moment, trouble=said, rows="".join(map(_row, groups)))  # fmt: skip
+        return document("targets", body)
 
     def health(self) -> tuple[bool, str]:
         """Tell whether the process does its work; that slurmctld is away is no fault of it."""
@@ -124,19 +114,10 @@ def _row(group: Group) -> str:
     cells = [labels["instance"], " ".join(group["targets"])]
     cells += [labels.get(f"__meta_slurm_{name}", "").strip(",") for name in _SHOWN]
     cells += ["gone, held" if GONE in labels else ""]
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    return row(cells)
 
 
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;margin:1.25rem;max-width:70rem}"
-    "td,th{text-align:left;padding:.15rem .75rem .15rem 0}"
-)
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="60">
-<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">
-<title>targets · jobwatt</title><style>{style}</style></head><body>
-<h1>{count} targets</h1><p>slurmctld last answered: {moment}</p>{trouble}
+_BODY = """<h1>{count} targets</h1><p>slurmctld last answered: {moment}</p>{trouble}
 <table><thead><tr><th>node</th><th>target</th><th>rack</th><th>partitions</th><th>GPUs</th><th></th>
 <th>state</th><th></th></tr></thead><tbody>{rows}</tbody></table>
-<p><a href="sd">sd</a> <a href="metrics">metrics</a></p><footer>jobwatt {version}</footer></body></html>
-"""
+<p><a href="sd">sd</a> <a href="metrics">metrics</a></p>"""

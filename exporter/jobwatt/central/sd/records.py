@@ -87,19 +87,19 @@ def parse(line: str) -> Record | None:
 
 
 def confirmed(
-    sure: Iterable[Record], doubtful: Iterable[Record], addresses: Mapping[str, str]
+    sure: Iterable[Record], doubtful: Iterable[Record], places: Mapping[str, str]
 ) -> list[Record]:
     """
     The records that are believed, each name once.
 
     Args:
-        addresses: of each node, as sinfo has them, whose output has no free text.
+        places: ``NodeAddr NodeHostName`` of each node, as sinfo has them, whose output has no free text.
     """
     found: dict[str, Record] = {}
     for record in sure:
         found.setdefault(record["name"], record)
     for record in doubtful:
-        if addresses.get(record["name"]) == record["address"]:
+        if places.get(record["name"]) == f"{record['address']} {record['host']}":
             found.setdefault(record["name"], record)
     return list(found.values())
 

@@ -129,12 +129,14 @@ def _doubts(answer: Answer, chosen: Selection, groups: Groups, config: SdConfig)
             f"none of {len(answer.nodes)} nodes is a target "
             f"({', '.join(f'{why}: {n}' for why, n in sorted(chosen.left_out.items()))})"
         )))  # fmt: skip
-    shared = chosen.left_out["shared_address"]
-    if shared:
-        found.append(Failure("slurmctld", "shared_address", (
-            f"{shared} nodes have another's address and are left out: asked twice, a page's jobs would be there "
-            "twice; --sd.address=name asks each by its own name"
-        )))  # fmt: skip
+    for reason, what, mend in (
+        ("shared_host", "are on another's host (NodeHostName)", "its page has their jobs as well"),
+        ("shared_address", "have another's address", "if they are hosts of their own, --sd.address=host asks each by its NodeHostName"),
+    ):  # fmt: skip
+        if shared := chosen.left_out[reason]:
+            found.append(Failure("slurmctld", reason, (
+                f"{shared} nodes {what} and are left out: asked twice, a page's jobs would count twice; {mend}"
+            )))  # fmt: skip
     return found
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...config import ConfigError, nearest
 from ...kinds import duration
@@ -33,69 +33,6 @@ class Rack:
 
     source: str
     pattern: re.Pattern[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SdConfig:
-    """What is asked, which nodes are wanted, and how they are written. Times in seconds."""
-
-    out: Path | None = None
-    interval_s: float = 300.0
-    timeout_s: float = 60.0
-    hold_s: float = 3600.0
-    port: int = 9816
-    scheme: str = "http"
-    address: str = "addr"
-    domain: str = ""
-    rack: Rack = Rack("switch")
-    cluster: str = ""
-    partitions: frozenset[str] = frozenset()
-    only_gpus: bool = False
-    excluded: frozenset[str] = frozenset(WITHOUT_A_MACHINE.split(","))
-    slurm_conf: Path | None = None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's flags to its parser."""
-    add = parser.add_argument
-    add("--out", type=_out, default=OUT, metavar="FILE",
-        help=f'what Prometheus\' file_sd_configs reads, named *.json; "" for none (default {OUT})')  # fmt: skip
-    add("--once", action="store_true",
-        help="ask once, write the file, exit; 1 where slurmctld gave no answer that can be used")  # fmt: skip
-    for name, kind, default, metavar, text in (
-        ("interval", _between(10, 86400), "5m", "TIME", "time between two questions, 10s to 24h"),
-        ("timeout", _between(1, 600), "60s", "TIME", "after this a question is given up"),
-        ("hold", _between(0, 604800), "1h", "TIME", "how long targets stay when more than half of them are gone at once; 0s to let them go"),
-        ("port", _port, "9816", "PORT", "the exporter's port"),
-        ("scheme", _one_of("http", "https"), "http", "SCHEME", "http or https"),
-        ("address", _one_of("addr", "host", "name"), "addr", "WHAT", "which name is asked: addr (NodeAddr), host (NodeHostName) or name (NodeName)"),
-        ("domain", _domain, "", "SUFFIX", "appended to names without a dot"),
-        ("rack", rack, "switch", "WHERE", "switch (the topology's leaf switch or block), feature:REGEX, name:REGEX, comment:REGEX, extra:REGEX or none"),
-        ("cluster", _label, "", "NAME", "the label `cluster`; default ClusterName of slurm.conf"),
-        ("partitions", _list, "", "LIST", "only nodes of one of these"),
-        ("exclude-states", _states, WITHOUT_A_MACHINE, "LIST", "no nodes in one of these states, as `scontrol show node` prints them"),
-    ):  # fmt: skip
-        shown = f" (default {default})" if default else ""
-        add(f"--sd.{name}", dest=f"sd.{name}", type=kind, default=default, metavar=metavar, help=text + shown)  # fmt: skip
-    add("--sd.only-gpus", dest="sd.only-gpus", action="store_true", help="only nodes with GPUs")
-    for name, default, metavar, text in (
-        ("slurm.conf", "", "FILE", "slurm.conf for the child that asks slurmctld"),
-        ("web.listen-address", ":9819", "ADDRESS", "host:port to serve metrics and /sd (http_sd) on"),
-        ("web.config.file", "", "FILE", "TLS and basic auth, as for serve"),
-        ("log.level", "info", "LEVEL", "debug, info, warning or error"),
-    ):  # fmt: skip
-        shown = f" (default {default})" if default else ""
-        add(f"--{name}", dest=name, default=default or None, metavar=metavar, help=text + shown)
-
-
-def chosen(given: Mapping[str, object], slurm_conf: Path | None) -> SdConfig:
-    """The settings of a parsed command line."""
-    named = {key.removeprefix("sd.").replace("-", "_"): value for key, value in given.items() if key.startswith("sd.")}  # fmt: skip
-    values = {
-        {"interval": "interval_s", "timeout": "timeout_s", "hold": "hold_s", "exclude_states": "excluded"}.get(key, key): value
-        for key, value in named.items()
-    }  # fmt: skip
-    return SdConfig(out=given["out"], slurm_conf=slurm_conf, **values)  # type: ignore[arg-type]  # each flag's type makes it
 
 
 def rack(text: str) -> Rack:
@@ -171,3 +108,90 @@ def _states(text: str) -> frozenset[str]:
     for word in sorted(found - STATES):
         raise argparse.ArgumentTypeError(f"{word!r} is no state of a node{nearest(word, STATES)}")
     return found
+
+
+def _flag(name: str, parse: Callable[[str], Any], default: str, metavar: str, text: str) -> Any:
+    """Make a field of a flag: its default is written once, as on the command line."""
+    flag = {"flag": f"--sd.{name}", "parse": parse, "default": default, "metavar": metavar, "text": text}  # fmt: skip
+    return field(default=parse(default), metadata=flag)
+
+
+@dataclass(frozen=True, slots=True)
+class SdConfig:
+    """What is asked, which nodes are wanted, and how they are written. Times in seconds."""
+
+    out: Path | None = None
+    interval_s: float = _flag(
+        "interval", _between(10, 86400), "5m", "TIME", "time between two questions, 10s to 24h"
+    )
+    timeout_s: float = _flag(
+        "timeout", _between(1, 600), "60s", "TIME", "after this a question is given up"
+    )
+    hold_s: float = _flag(
+        "hold",
+        _between(0, 604800),
+        "1h",
+        "TIME",
+        "how long targets stay when more than half of them are gone at once; 0s to let them go",
+    )
+    port: int = _flag("port", _port, "9816", "PORT", "the exporter's port")
+    scheme: str = _flag("scheme", _one_of("http", "https"), "http", "SCHEME", "http or https")
+    address: str = _flag(
+        "address",
+        _one_of("addr", "host", "name"),
+        "addr",
+        "WHAT",
+        "which name is asked: addr (NodeAddr), host (NodeHostName) or name (NodeName)",
+    )
+    domain: str = _flag("domain", _domain, "", "SUFFIX", "appended to names without a dot")
+    rack: Rack = _flag(  # noqa: RUF009  frozen, as all that is made here
+        "rack",
+        rack,
+        "switch",
+        "WHERE",
+        "switch (the topology's leaf switch or block), feature:REGEX, name:REGEX, comment:REGEX, extra:REGEX or none",
+    )
+    cluster: str = _flag(
+        "cluster", _label, "", "NAME", "the label `cluster`; default ClusterName of slurm.conf"
+    )
+    partitions: frozenset[str] = _flag(
+        "partitions", _list, "", "LIST", "only nodes of one of these"
+    )
+    excluded: frozenset[str] = _flag(
+        "exclude-states",
+        _states,
+        WITHOUT_A_MACHINE,
+        "LIST",
+        "no nodes in one of these states, as `scontrol show node` prints them",
+    )
+    only_gpus: bool = False
+    slurm_conf: Path | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags to its parser."""
+    add = parser.add_argument
+    add("--out", type=_out, default=OUT, metavar="FILE",
+        help=f'what Prometheus\' file_sd_configs reads, named *.json; "" for none (default {OUT})')  # fmt: skip
+    add("--once", action="store_true",
+        help="ask once, write the file, exit; 1 where slurmctld gave no answer that can be used")  # fmt: skip
+    for one in fields(SdConfig):
+        if told := one.metadata:
+            shown = f" (default {told['default']})" if told["default"] else ""
+            add(told["flag"], dest=f"sd.{one.name}", type=told["parse"], default=told["default"],
+                metavar=told["metavar"], help=told["text"] + shown)  # fmt: skip
+    add("--sd.only-gpus", dest="sd.only_gpus", action="store_true", help="only nodes with GPUs")
+    for name, default, metavar, text in (
+        ("slurm.conf", "", "FILE", "slurm.conf for the child that asks slurmctld"),
+        ("web.listen-address", ":9819", "ADDRESS", "host:port to serve metrics and /sd (http_sd) on"),
+        ("web.config.file", "", "FILE", "TLS and basic auth, as for serve"),
+        ("log.level", "info", "LEVEL", "debug, info, warning or error"),
+    ):  # fmt: skip
+        shown = f" (default {default})" if default else ""
+        add(f"--{name}", dest=name, default=default or None, metavar=metavar, help=text + shown)
+
+
+def chosen(given: Mapping[str, object], slurm_conf: Path | None) -> SdConfig:
+    """The settings of a parsed command line."""
+    named = {key.removeprefix("sd."): value for key, value in given.items() if key.startswith("sd.")}  # fmt: skip
+    return SdConfig(out=given["out"], slurm_conf=slurm_conf, **named)  # type: ignore[arg-type]  # each flag's type makes it

@@ -39,7 +39,8 @@ class Selection:
 
     Attributes:
         groups: a group per target.
-        left_out: how many nodes are no target, by reason (state, gpu, partition, address, shared_address).
+        left_out: how many nodes are no target, by reason (state, gpu, partition, address, shared_host,
+            shared_address).
         resting: nodes that are none because of their state: they are known, and come back.
     """
 
@@ -48,18 +49,22 @@ class Selection:
         self.left_out: Counter[str] = Counter()
         self.resting: set[str] = set()
         asked: set[str] = set()
+        hosts: set[str] = set()
         for node in nodes:
             where = _where(node, config)
             reason = unwanted(node, config)
             if not reason and not where:
                 reason = "address"
-            elif not reason and where in asked:  # several slurmd on a host: its page is one
+            elif not reason and node.host in hosts:  # several slurmd on a host: its page is one
+                reason = "shared_host"
+            elif not reason and where in asked:
                 reason = "shared_address"
             if reason:
                 self.left_out[reason] += 1
                 self.resting |= {node.name} if reason == "state" else set()
                 continue
             asked.add(where)
+            hosts |= {node.host} - {""}
             self.groups[node.name] = {
                 "targets": [f"{where}:{config.port}"],
                 "labels": labels(node, config, config.cluster or cluster),
