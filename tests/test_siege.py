@@ -7,6 +7,9 @@ A daemon under attack on its port: memory bounded, rhythm kept, other clients se
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 
 import bcrypt
@@ -130,3 +133,47 @@ def test_all_at_once(both, name):
     lines = [line for line in one.daemon.text().splitlines() if not line.startswith("I ")]
     assert len(lines) <= 8, lines  # one of each reason, however many thousands were turned away
     assert not one.daemon.said("Traceback|guess")
+
+
+# The largest node of the tests, 512 jobs on 8 GPUs, has a page of 7.4 MB . A new one is made here
+# five times a second: each reader that stalls holds one that no other holds.
+BIG_SITE = """
+import os, sys, time
+from jobwatt.web import WebServer
+
+class Site:
+    def metrics(self, openmetrics, names): return self.text
+    def page(self): return ""
+    def health(self): return True, ""
+    def ready(self): return True, ""
+
+site = Site()
+site.text = b"x" * 7_400_000
+server = WebServer("127.0.0.1:0", site)
+server.start()
+print(server.address[1], flush=True)
+while True:
+    time.sleep(0.2)
+    site.text = b"x" * 7_400_000
+"""
+BIG_GROWTH_MB = 80.0  # 16 MB under way, as much on its way out, the page itself, and threads
+
+
+def test_readers_of_a_big_page_that_do_not_read():
+    """What clients have asked for and do not read is bounded in all, however large the page is."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BIG_SITE], stdout=subprocess.PIPE, text=True
+    ) as site:
+        try:
+            target = attacks.Target(int(site.stdout.readline()))
+            before_mb, most_mb = attacks.rss_mb(site.pid), 0.0
+            with contextlib.ExitStack() as stack:
+                for _ in range(40):
+                    sock = stack.enter_context(target.dial(receive_bytes=4096))
+                    sock.sendall(target.get)
+                    time.sleep(0.1)
+                    most_mb = max(most_mb, attacks.rss_mb(site.pid))
+        finally:
+            site.kill()
+    print(before_mb, most_mb)
+    assert most_mb - before_mb < BIG_GROWTH_MB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import logging
 import shutil
 import ssl
@@ -16,7 +17,7 @@ import bcrypt
 import pytest
 
 import webcerts
-from jobwatt import webtls
+from jobwatt import passwords, webtls
 from jobwatt.passwords import WAITING_MAX, PasswordCheck
 from jobwatt.webconfig import WebConfigError, WebConfigFile, load, parse
 
@@ -380,7 +381,7 @@ class TestPasswords:
                     check.allows(self.users, basic("ann", f"{number} {len(results)}"), "crowd")
                 )
 
-        threads = [threading.Thread(target=guess, args=(n,)) for n in range(12)]
+        threads = [threading.Thread(target=guess, args=(n,)) for n in range(24)]
         for thread in threads:
             thread.start()
         try:
@@ -392,6 +393,55 @@ class TestPasswords:
             for thread in threads:
                 thread.join()
         assert None in results
+
+    @pytest.mark.parametrize("guessers", ["same", "six others"])
+    def test_guesses_that_go_on(self, guessers):
+        """A right password is heard at its first try, whoever else guesses on and on, from wherever."""
+        check = PasswordCheck(0.1)
+        stop = threading.Event()
+
+        def guess(number):
+            client = "me" if guessers == "same" else str(number % 6)
+            for word in itertools.count():
+                if stop.is_set():
+                    return
+                check.allows(self.users, basic("ann", f"{number} {word}"), client)
+
+        threads = [threading.Thread(target=guess, args=(n,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        try:
+            assert check.allows(self.users, basic("ann", "corréct:horse"), "me") is True
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    def test_the_same_password_is_checked_once(self, monkeypatch):
+        """However many come with it at once, from one address: all of them are let in by one check."""
+        checked = []
+
+        def slow(password, hashed):
+            checked.append(password)
+            time.sleep(0.2)
+            return True
+
+        monkeypatch.setattr(passwords, "_bcrypt", slow)
+        check, results = PasswordCheck(), []
+        threads = [
+            threading.Thread(
+                target=lambda: results.append(check.allows(self.users, basic("ann", "x"), "one"))
+            )
+            for _ in range(2 * WAITING_MAX)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [True] * len(threads)
+        assert len(checked) == 1
+        assert not check._due
 
     def test_memory_is_bounded(self):
         """Guesses do not pile up in memory."""

@@ -1,8 +1,8 @@
 """
 The latest view, published for whoever asks: the web server's threads read, the sampler writes.
 
-A view is rendered at most once per format, by the first who asks for it, and never while the
-sampler waits.
+A view is rendered at most once per format and selection of families (of the last few), by the
+first who asks for it, and never while the sampler waits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # The page is stale when its snapshot is older than this many sampling intervals, and then unhealthy.
 _STALE_INTERVALS = 30
+_KEPT_MAX = 6  # pages of one view: both formats whole, and a few selections of families
 
 
 class Board:
@@ -45,7 +46,10 @@ class Board:
         self._scraped_s: float | None = None
         self._encoder = Encoder()
         self._lock = threading.Lock()
-        self._rendered: dict[bool, tuple[View, bytes]] = {}
+        self._rendered: dict[tuple[bool, frozenset[str]], bytes] = {}
+        self._rendered_of: View | None = None
+        self._page_lock = threading.Lock()
+        self._page: tuple[View | None, str] | None = None
 
     def publish(self, view: View) -> None:
         """Show this view from now on."""
@@ -63,21 +67,29 @@ class Board:
             return b"# EOF\n" if openmetrics else b""
         self._scraped_s = time.monotonic()
         with self._lock:
-            if names:
-                page = [(metric, rows) for metric, rows in families(view) if metric.name in names]
-                return self._encoder.encode(page, openmetrics=openmetrics)
-            done = self._rendered.get(openmetrics)
-            if done is None or done[0] is not view:
-                page = families(view) + self._own()
-                done = self._rendered[openmetrics] = (
-                    view,
-                    self._encoder.encode(page, openmetrics=openmetrics),
-                )
-            return done[1]
+            if self._rendered_of is not view:
+                self._rendered.clear()
+                self._rendered_of = view
+            done = self._rendered.get((openmetrics, names))
+            if done is None:
+                done = self._encoder.encode(self._families(view, names), openmetrics=openmetrics)
+                if len(self._rendered) >= _KEPT_MAX:
+                    del self._rendered[next(iter(self._rendered))]
+                self._rendered[openmetrics, names] = done
+            return done
+
+    def _families(self, view: View, names: frozenset[str]) -> list[tuple[Metric, Rows]]:
+        if not names:
+            return families(view) + self._own()
+        return [(metric, rows) for metric, rows in families(view) if metric.name in names]
 
     def page(self) -> str:
         """Return the landing page, as HTML."""
-        return render(page_view(self._view))
+        view = self._view
+        with self._page_lock:
+            if self._page is None or self._page[0] is not view:
+                self._page = view, render(page_view(view))
+            return self._page[1]
 
     def health(self) -> tuple[bool, str]:
         """Tell whether samples are being taken, and when the page was asked for (`doctor` looks at it)."""

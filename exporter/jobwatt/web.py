@@ -9,43 +9,45 @@ Access is logged at debug level; who is turned away, and why, in few lines.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
-import re
-import socket
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .config import ConfigError
 from .passwords import PasswordCheck
 from .webconfig import Loaded, WebConfigFile
-from .webconnection import UNPROTECTED, Connection, hang_up
+from .webconnection import GRACE_S, UNPROTECTED, Connection, hang_up
 from .webhandler import compress
+from .weblisten import listen, parse_address
 from .webshares import Complaints, Shares
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 128
 STOP_S = 2.0
-# The kernel's buffers of a connection: left alone they grow to 4 MB out and 6 MB in (tcp_wmem,
-# tcp_rmem), which a client that does not read, times the connections, would have us hold.
-SEND_BYTES = 128 << 10
-RECEIVE_BYTES = 32 << 10
-ACCEPT_CPU_S = 0.0002  # what a connection costs before its thread runs: measured 0.16 s a thousand
+PARKED_MAX = 128  # connections that wait for a place, each a descriptor and no thread
+# Bodies that clients have not taken yet, each counted once: the largest page of a node (512 jobs
+# on 8 GPUs) is 7.4 MB, and the unit's MemoryMax 256 MB.
+SENDING_BYTES = 16 << 20
+ZIPPED_NAMES_MAX = 4  # selections of families whose compressed pages are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What clients may take. Each time, in seconds, is for a whole phase."""
 
-    connections: int = 64
+    # Each is a thread, and one that has been ended may take seconds to go: each unit's TasksMax
+    # is more than twice this (tests/test_web.py).
+    connections: int = 32
     handshake_s: float = 10.0
     request_s: float = 10.0  # from a request's first byte to the end of its header
     idle_s: float = 130.0  # between requests: longer than two scrapes a minute apart
@@ -106,8 +108,10 @@ class WebServer:
         self.shares = Shares(self.limits.cpu_share, self.limits.cpu_burst_s)
         self.complaints = Complaints()
         self._connections: dict[Connection, None] = {}  # the longest unused first
+        self._parked: dict[Connection, None] = {}  # without a place yet, the oldest first
+        self._sending: dict[Connection, bytes] = {}  # the longest under way first
         self._lock = threading.Lock()
-        self._zipped: dict[bool, tuple[bytes, bytes]] = {}
+        self._zipped: dict[tuple[bool, frozenset[str]], tuple[bytes, bytes]] = {}
         self._zip_lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -134,6 +138,10 @@ class WebServer:
         hang_up(self._listener)  # ends the wait for connections
         self._thread.join(STOP_S)
         self._listener.close()
+        with self._lock:
+            parked, self._parked = self._parked, {}
+        for connection in parked:
+            connection.sock.close()
         deadline = time.monotonic() + STOP_S
         while self._connections and time.monotonic() < deadline:
             self._hang_up_all(busy=False)
@@ -144,13 +152,46 @@ class WebServer:
         """Return what --web.config.file says now."""
         return self._file.current() if self._file else UNPROTECTED
 
-    def zipped(self, page: bytes, *, openmetrics: bool) -> bytes:
-        """Compress a page once, however many ask for it."""
+    def zipped(
+        self, page: bytes, *, openmetrics: bool, names: frozenset[str] = frozenset()
+    ) -> bytes:
+        """Compress a page once, however many ask for it; ``names`` are the families it was made of."""
+        key = openmetrics, names
         with self._zip_lock:
-            known = self._zipped.get(openmetrics)
+            known = self._zipped.pop(key, None)
             if known is None or known[0] is not page:
-                known = self._zipped[openmetrics] = (page, compress(page))
+                known = page, compress(page)
+            self._zipped[key] = known  # the last to be dropped
+            some = [kept for kept in self._zipped if kept[1]]
+            if len(some) > ZIPPED_NAMES_MAX:
+                del self._zipped[some[0]]
             return known[1]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether somebody waits for a place."""
+        return bool(self._parked)
+
+    @contextlib.contextmanager
+    def sending(self, connection: Connection, body: bytes) -> Iterator[None]:
+        """Count a body that goes out; beyond SENDING_BYTES in all (or two pages) the oldest are ended."""
+        with self._lock:
+            self._sending[connection] = body
+            sizes = {id(held): len(held) for held in self._sending.values()}
+            total, most = sum(sizes.values()), max(SENDING_BYTES, 2 * max(sizes.values()))
+            for other, held in list(self._sending.items()):
+                if total <= most:
+                    break
+                if held is not body:
+                    del self._sending[other]
+                    other.hang_up()
+                    shared = any(held is kept for kept in self._sending.values())
+                    total -= 0 if shared else len(held)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sending.pop(connection, None)
 
     def used(self, connection: Connection) -> None:
         """Count a connection as the last one to go when places are short."""
@@ -163,6 +204,7 @@ class WebServer:
         """Free the place of a connection that has ended."""
         with self._lock:
             self._connections.pop(connection, None)
+        self._fill()
 
     def _warn_if_open(self) -> None:
         host, port = self.address
@@ -188,8 +230,12 @@ class WebServer:
     def _accept(self, listener: socket.socket) -> None:
         complaint = 0
         while True:
+            listener.settimeout(GRACE_S if self._parked else None)
             try:
                 sock, peer = listener.accept()
+            except TimeoutError:
+                self._fill()
+                continue
             except OSError as err:
                 if err.errno in (errno.EINVAL, errno.EBADF):
                     return  # stopped
@@ -200,106 +246,67 @@ class WebServer:
                 continue
             self._admit(Connection(self, sock, str(peer[0])))
 
-    def _admit(self, connection: Connection) -> None:
-        """
-        Give a connection a thread.
-
-        Where places are short, the client that has the most makes room: the longest unused of its
-        connections, or, where each is being answered, the oldest of them. A crowd of idle or slow
-        connections thus keeps nobody out.
-        """
-        self.shares.spend(connection.client, ACCEPT_CPU_S)
+    def _admit(self, newcomer: Connection) -> None:
+        """Have a connection wait for a place, which it mostly gets at once."""
         with self._lock:
-            if len(self._connections) >= self.limits.connections:
-                victim = self._victim(connection)
-                if victim is None:
-                    connection.refuse()
-                    return
-                del self._connections[victim]
-                victim.hang_up()
-            self._connections[connection] = None
-        try:
-            threading.Thread(target=connection.run, daemon=True).start()
-        except RuntimeError:  # the system has no thread to give
-            self.forget(connection)
-            connection.refuse()
+            self._parked[newcomer] = None
+            refused = None
+            if len(self._parked) > PARKED_MAX:
+                waiting = Counter(other.client for other in self._parked)
+                refused = max(reversed(self._parked), key=lambda other: waiting[other.client])
+                del self._parked[refused]
+        if refused is not None:
+            refused.refuse()
+        self._fill()
 
-    def _victim(self, newcomer: Connection) -> Connection | None:
-        """Choose who has to go; None where it is the newcomer."""
+    def _fill(self) -> None:
+        """Give places, and a thread each, to those who wait."""
+        while (connection := self._next()) is not None:
+            try:
+                threading.Thread(target=connection.run, daemon=True).start()
+            except RuntimeError:  # the system has no thread to give: somebody's has to end first
+                with self._lock:
+                    self._connections.pop(connection, None)
+                    self._parked[connection] = None
+                    self._oust(connection)
+                return
+
+    def _next(self) -> Connection | None:
+        """Take the next to have a place: of the client that has the fewest, the one that came first."""
+        with self._lock:
+            held = Counter(other.client for other in self._connections)
+            newcomer = min(self._parked, key=lambda other: held[other.client], default=None)
+            if newcomer is None:
+                return None
+            if len(self._connections) >= self.limits.connections and not self._oust(newcomer):
+                return None
+            del self._parked[newcomer]
+            self._connections[newcomer] = None
+            newcomer.busy_for(GRACE_S)
+            return newcomer
+
+    def _oust(self, newcomer: Connection) -> bool:
+        """
+        End a connection of the client that has the most, counting the newcomer; False: there is none.
+
+        It is the longest unused of those that wait for nothing, or, where each waits to be served,
+        the oldest; but no client ousts its own that wait. A crowd of idle or slow connections thus
+        keeps nobody out.
+        """
         held = Counter(other.client for other in self._connections)
         held[newcomer.client] += 1
         most = max(held.values())
         greedy = [other for other in self._connections if held[other.client] == most]
-        waiting = [other for other in greedy if not other.busy]
-        if waiting:
-            return waiting[0]
-        return None if held[newcomer.client] == most else greedy[0]
+        idle = [other for other in greedy if not other.busy]
+        if not idle and (held[newcomer.client] == most or not greedy):
+            return False
+        victim = (idle or greedy)[0]
+        del self._connections[victim]
+        victim.hang_up()
+        return True
 
     def _hang_up_all(self, *, busy: bool) -> None:
         with self._lock:
             for connection in self._connections:
                 if busy or not connection.busy:
                     connection.hang_up()
-
-
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]\s/]*)):(?P<port>\d{1,5})")
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Split ``host:port``, ``[v6]:port`` or ``:port`` into host ("" for all) and port."""
-    match = _ADDRESS.fullmatch(address)
-    if not match or int(match["port"]) > 65535:
-        raise ConfigError(
-            f"--web.listen-address: {address!r} is not HOST:PORT, [IPV6]:PORT or :PORT "
-            "(all interfaces); for example 127.0.0.1:9816"
-        )
-    if match["v6"]:
-        try:
-            ipaddress.IPv6Address(match["v6"])
-        except ValueError as err:
-            raise ConfigError(
-                f"--web.listen-address: {match['v6']!r} is not an IPv6 address"
-            ) from err
-    return match["v6"] or match["host"], int(match["port"])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen; OSError with a line that says what to do where that fails."""
-    try:
-        family, target = _resolve(host, port)
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # each connection's
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(target[0] != "::"))
-            sock.bind(target)
-            sock.listen(BACKLOG)
-        except OSError:
-            sock.close()
-            raise
-    except OSError as err:
-        raise OSError(_listen_error(err, host, port)) from err
-    return sock
-
-
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    if not host:
-        both = socket.has_dualstack_ipv6()
-        return (socket.AF_INET6, ("::", port)) if both else (socket.AF_INET, ("", port))
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # Of a name with both, IPv4: what Go's servers do, and what scrape configurations expect.
-    family, _, _, _, target = min(found, key=lambda info: info[0] != socket.AF_INET)
-    return family, target
-
-
-def _listen_error(err: OSError, host: str, port: int) -> str:
-    flag = "--web.listen-address"
-    if err.errno == errno.EADDRINUSE:
-        return f"port {port} is taken by another program; stop it or choose another with {flag}"
-    if err.errno == errno.EACCES:
-        return f"port {port} is for root only; choose one above 1023 with {flag}"
-    if isinstance(err, socket.gaierror):
-        return f"{flag}: {host!r} has no address ({err.strerror})"
-    return f"{flag}: cannot listen on {host!r}, port {port}: {err.strerror}"

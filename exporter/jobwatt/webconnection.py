@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
 import struct
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING
 
 from .webconfig import Loaded, WebConfig
 from .webhandler import Handler
-from .webshares import client_of
+from .webshares import WAIT_MAX_S, client_of
 from .webstream import CHUNK_BYTES, Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .web import WebServer
 
 log = logging.getLogger(__name__)
 
+START_CPU_S = 0.0002  # what a connection costs before its thread runs: measured 0.16 s a thousand
+GRACE_S = 0.25  # in which a new connection has something to ask, or it counts as idle
 LINGER_S = 1.0
 LINGER_BYTES = 1 << 20
 
@@ -35,7 +40,8 @@ class Connection:
         self.server, self.sock, self.stream = server, sock, Stream(sock)
         self.peer = peer.removeprefix("::ffff:")
         self.client = client_of(peer)
-        self.busy = False  # an answer is being made or written
+        self.writing = False
+        self._busy_until = 0.0
         self.unread = False  # the client may still be sending what nobody will read
         self._loaded = UNPROTECTED
         self._gone = threading.Event()
@@ -43,25 +49,37 @@ class Connection:
 
     def run(self) -> None:
         """Secure the connection, answer its requests, close it. Never raises OSError."""
-        self._booked_s = time.thread_time()
+        self._booked_s = time.thread_time() - START_CPU_S
         try:
-            if self.take_turn() and self._secure():
+            if self._secure():
                 Handler(self)
         except OSError as err:  # TLS and time limits included: the client's affair
             log.debug("%s: %s", self.peer, err)
             self._drop_unsent()
         finally:
             self._close()
-            self._book()
+            self.book()
             self.server.forget(self)
 
-    def take_turn(self) -> bool:
-        """Book what has been used, and wait while it is more than a fair share; False: it is over."""
-        self._book()
-        wait_s = self.server.shares.wait_s(self.client)
-        return not (self._gone.wait(wait_s) if wait_s else self._gone.is_set())
+    @property
+    def busy(self) -> bool:
+        """Whether its client waits for something: its turn, a check, an answer that goes out swiftly."""
+        return time.monotonic() < self._busy_until
 
-    def _book(self) -> None:
+    def busy_for(self, seconds: float) -> None:
+        """Count it as busy for so long, 0 for idle."""
+        self._busy_until = time.monotonic() + seconds
+
+    @contextlib.contextmanager
+    def turn(self, patience_s: float, *, dear: bool = False) -> Iterator[bool]:
+        """Wait while the client has used more than a fair share; the block is booked within its turn."""
+        self.book()
+        with self.server.shares.turn(self.client, patience_s, dear=dear) as served:
+            yield served
+            self.book()
+
+    def book(self) -> None:
+        """Charge the client for the CPU time that this thread has used since it was last charged."""
         used_s = time.thread_time()
         self.server.shares.spend(self.client, used_s - self._booked_s)
         self._booked_s = used_s
@@ -79,7 +97,7 @@ class Connection:
 
     def _drop_unsent(self) -> None:
         """Have the kernel forget an answer that is not read; it would keep it for minutes after the end."""
-        if self.busy:
+        if self.writing:
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -93,6 +111,11 @@ class Connection:
         loaded = self._loaded = self.server.loaded()
         if loaded.context is None or loaded.config.tls is None:
             return True
+        self.busy_for(math.inf)
+        with self.turn(WAIT_MAX_S) as served:
+            if not served:
+                return False
+        self.busy_for(GRACE_S)
         try:
             secured = self.stream.secure(loaded.context, self.server.limits.handshake_s)
         except ssl.SSLError as err:

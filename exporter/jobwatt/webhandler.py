@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import math
 import re
 import socket
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs
 
 from .webconfig import WebConfig
+from .webshares import WAIT_MAX_S
 from .webstream import OverBudgetError
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _NOTHING = b"not found; there are / and /metrics\n"
 # 500 kB of job series: 3 ms and 121 kB at level 1, 24 ms and 105 kB at level 9.
 GZIP_LEVEL = 1
+DEAR_WAIT_S = 0.5  # for pages that nobody keeps ready: who asks for many holds no place for long
+PROBE_WAIT_S = 1.0  # then health is told all the same
+SWIFT_S = 2.0  # in which an answer is taken, or it counts as stalled
 _HTML_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -85,6 +90,13 @@ class _Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+_LATER = _Answer(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    b"more than this client's share; ask later\n",
+    headers=(("Retry-After", "1"),),
+)
+
+
 class Handler(BaseHTTPRequestHandler):
     """HTTP/1.1 for one connection: reading and parsing is the standard library's."""
 
@@ -114,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
         self.requestline, self.command, self.request_version = "", "", self.protocol_version
         self.close_connection = True
         try:
-            if self._connection.take_turn() and self._read_request():
+            if self._read_request():
                 self._answer()
         except _MalformedError:
             self.send_error(HTTPStatus.BAD_REQUEST)
@@ -143,14 +155,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         config = self._server.loaded().config
+        self._connection.busy_for(math.inf)
         answer = self._refusal(config)
-        if answer is None:
-            self._connection.busy = True
-            answer = self._look_up()
-            if config.users and self._is_probe():
-                answer = replace(answer, body=b"")
+        probe, dear = self._is_probe(), self._is_dear()
+        patience_s = PROBE_WAIT_S if probe else DEAR_WAIT_S if dear else WAIT_MAX_S
+        with self._connection.turn(patience_s, dear=dear) as served:
+            if answer is None:
+                answer = self._look_up() if served or probe else _LATER
+        if config.users and probe:
+            answer = replace(answer, body=b"")
         self._send(answer, config)
-        self._connection.busy = False
+        self._connection.busy_for(0)
         self._server.used(self._connection)
 
     def _refusal(self, config: WebConfig) -> _Answer | None:
@@ -162,11 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         if allowed:
             return None
         if allowed is None:
-            return _Answer(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                b"too many password checks at once\n",
-                headers=(("Retry-After", "1"),),
-            )
+            return replace(_LATER, body=b"too many password checks at once\n")
         if self.headers.get("Authorization"):  # a browser asks without one first
             self._server.complaints.say(self._connection.peer, "wrong user or password")
         challenge = ("WWW-Authenticate", 'Basic realm="jobwatt", charset="UTF-8"')
@@ -175,6 +186,11 @@ class Handler(BaseHTTPRequestHandler):
     def _is_probe(self) -> bool:
         """Whether it asks for health, which a kubelet or a load balancer asks without a password."""
         return self.path.partition("?")[0] in _PROBES
+
+    def _is_dear(self) -> bool:
+        """Whether it asks for what is made for it alone."""
+        path, _, query = self.path.partition("?")
+        return path == "/" or (path == "/metrics" and bool(query))
 
     def _look_up(self) -> _Answer:
         path, _, query = self.path.partition("?")
@@ -198,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
         vary = ("Vary", "Accept, Accept-Encoding")
         if not accepts_gzip(self._header("Accept-Encoding")):
             return _Answer(HTTPStatus.OK, body, kind, (vary,))
-        zipped = compress(body) if names else self._server.zipped(body, openmetrics=openmetrics)
+        zipped = self._server.zipped(body, openmetrics=openmetrics, names=names)
         return _Answer(HTTPStatus.OK, zipped, kind, (vary, ("Content-Encoding", "gzip")))
 
     def _page(self, _query: str) -> _Answer:
@@ -227,6 +243,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: _Answer, config: WebConfig) -> None:
         self._stream.allow(self._server.limits.write_s)
+        self._connection.busy_for(SWIFT_S)
+        if self._server.crowded:  # its place is wanted
+            self.close_connection = True
         headers = {
             "Content-Type": answer.type,
             "Content-Length": str(len(answer.body)),
@@ -240,9 +259,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self._stream.write(answer.body)
+        self._connection.writing = True
+        with self._server.sending(self._connection, answer.body):
+            self.end_headers()
+            if self.command != "HEAD":
+                self._stream.write(answer.body)
+        self._connection.writing = False
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """_Answer what could not be parsed, in plain text and without repeating any of it."""

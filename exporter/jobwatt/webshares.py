@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import threading
 import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
 CLIENTS_MAX = 1024  # remembered at once
-WAIT_MAX_S = 10.0  # nobody is put off for longer
+WAIT_MAX_S = 3.0  # nobody is put off for longer: kubelets and scrapers give up after 5 or 10
 COMPLAINTS_MAX = 100  # lines in the log over a process's life
 COMPLAINT_EVERY_S = 3600.0
 
@@ -33,9 +39,20 @@ def client_of(address: str) -> str:
     return "127.0.0.0/8" if ip.is_loopback and str(ip) != "127.0.0.1" else str(ip)
 
 
+@dataclass(slots=True)
+class _Lane:
+    """Those of one client who wait, one behind the other."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+
+
 class Shares:
     """
     A bucket of CPU time for each client, which fills at ``share`` seconds a second.
+
+    Half of the burst is kept for what is cheap: who shares an address with somebody that asks for
+    dear pages is still served.
 
     Args:
         share: of one CPU, that a client may use in the long run.
@@ -45,6 +62,7 @@ class Shares:
     def __init__(self, share: float, burst_s: float) -> None:
         self._share, self._burst_s = share, burst_s
         self._owed: dict[str, tuple[float, float]] = {}  # CPU seconds, and when that was so
+        self._lanes: dict[tuple[str, bool], _Lane] = {}
         self._lock = threading.Lock()
 
     def spend(self, client: str, cpu_s: float) -> None:
@@ -58,11 +76,41 @@ class Shares:
             if len(self._owed) > CLIENTS_MAX:
                 del self._owed[next(iter(self._owed))]
 
-    def wait_s(self, client: str) -> float:
+    def wait_s(self, client: str, *, dear: bool = False) -> float:
         """Tell how long it has to wait before it is served again; 0 in good standing."""
         with self._lock:
-            over = self._owes(client, time.monotonic()) - self._burst_s
+            over = self._owes(client, time.monotonic()) - self._burst_s / (2 if dear else 1)
         return max(0.0, over / self._share)
+
+    @contextlib.contextmanager
+    def turn(self, client: str, patience_s: float, *, dear: bool = False) -> Iterator[bool]:
+        """
+        Wait behind the client's others and for its bucket; False where that takes too long.
+
+        The next one's turn begins at the end of the block: what it cost should be booked by then.
+        """
+        until, key = time.monotonic() + patience_s, (client, dear)
+        with self._lock:
+            lane = self._lanes.setdefault(key, _Lane())
+            lane.users += 1
+        held = lane.turn.acquire(timeout=patience_s)
+        try:
+            yield held and self._filled(client, until, dear=dear)
+        finally:
+            if held:
+                lane.turn.release()
+            with self._lock:
+                lane.users -= 1
+                if not lane.users:
+                    del self._lanes[key]
+
+    def _filled(self, client: str, until: float, *, dear: bool) -> bool:
+        while wait_s := self.wait_s(client, dear=dear):
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(wait_s, left_s))
+        return True
 
     def _owes(self, client: str, now: float) -> float:
         owed, then = self._owed.get(client, (0.0, now))
