@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TARGET = frozenset({"cluster", "instance", "job"})  # what the scrape adds
 OTHERS = {
+    "process_start_time_seconds": frozenset(),  # of each of our pages (ownmetrics.py)
     "up": frozenset(),
     # labels of the alert's own, and those of what it is about
     "ALERTS": frozenset(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -309,13 +311,16 @@ def programs():
         shutil.copy(program, at)
         at.chmod(0o4755 if set_uid else 0o755)
         jobid = 4_000_000_000 + len(running)
-        process = subprocess.Popen([f"slurmstepd: [{jobid}.0]", *args], executable=at, user=user)
+        process = subprocess.Popen(
+            [f"slurmstepd: [{jobid}.0]", *args], executable=at, user=user, start_new_session=True
+        )
         running.append(process)
         return jobid, process.pid
 
     yield start
     for process in running:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started, too
         process.wait()
     shutil.rmtree(path)
 
@@ -332,24 +337,19 @@ def test_real_job(programs):
     code = f"setpriv --reuid {NOBODY} --clear-groups sh -c '{burn}' & wait"
     jobid, pid = programs("/bin/sh", "-c", code)
     tree, key = ProcTree(Path("/proc")), f"/{jobid}"
-    child = 0
-    try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            job = seen(tree, boottime()).get(key)
-            if job and job.uid is not None and job.cpu_ns > 2 * 10**8:
-                break
-            time.sleep(0.05)
-        child = tree.pids(key)[0]
-        assert (job.uid, job.jobid) == (NOBODY, jobid)
-        assert tree.pids(key) == [child, pid]
-        assert tree.key_of(child) == key
-        assert before - 2 * NS_PER_TICK <= job.first_ns <= boottime()
-        assert job.mem_bytes > 0
-        assert job.cpu_ns <= boottime() - job.first_ns + 2 * NS_PER_TICK
-    finally:
-        if child > 1 and child != pid:
-            os.kill(child, 9)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        job = seen(tree, boottime()).get(key)
+        if job and job.uid is not None and job.cpu_ns > 2 * 10**8:
+            break
+        time.sleep(0.05)
+    child = tree.pids(key)[0]
+    assert (job.uid, job.jobid) == (NOBODY, jobid)
+    assert tree.pids(key) == [child, pid]
+    assert tree.key_of(child) == key
+    assert before - 2 * NS_PER_TICK <= job.first_ns <= boottime()
+    assert job.mem_bytes > 0
+    assert job.cpu_ns <= boottime() - job.first_ns + 2 * NS_PER_TICK
 
 
 @needs_root
