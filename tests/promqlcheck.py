@@ -217,23 +217,29 @@ def board_problems(expr: str, recorded: Mapping[str, str]) -> tuple[list[str], f
     return checker.found + everywhere, labels or frozenset()
 
 
-def without_cluster(node: p.Expr) -> Iterator[str]:
-    """Names of the series in a dashboard's query that are not chosen by `cluster`; a site's settings have none."""
+def selectors(node: p.Expr) -> Iterator[p.VectorSelector]:
+    """Every selector of an expression, those in aggregations, calls and subqueries too."""
     match node:
         case p.VectorSelector():
-            chosen = any(matcher.name == "cluster" for matcher in node.matchers.matchers)
-            if not chosen and not (node.name or "").startswith(("jobwatt:waste_", "jobwatt:site_")):
-                yield node.name or ""
+            yield node
         case p.MatrixSelector():
-            yield from without_cluster(node.vector_selector)
+            yield node.vector_selector
         case p.ParenExpr() | p.UnaryExpr() | p.SubqueryExpr() | p.AggregateExpr():
-            yield from without_cluster(node.expr)
+            yield from selectors(node.expr)
         case p.Call():
             for arg in node.args:
-                yield from without_cluster(arg)
+                yield from selectors(arg)
         case p.BinaryExpr():
-            yield from without_cluster(node.lhs)
-            yield from without_cluster(node.rhs)
+            yield from selectors(node.lhs)
+            yield from selectors(node.rhs)
+
+
+def without_cluster(node: p.Expr) -> Iterator[str]:
+    """Names of the series in a dashboard's query that are not chosen by `cluster`; a site's settings have none."""
+    for one in selectors(node):
+        chosen = any(matcher.name == "cluster" for matcher in one.matchers.matchers)
+        if not chosen and not (one.name or "").startswith(("jobwatt:waste_", "jobwatt:site_")):
+            yield one.name or ""
 
 
 def problems(expr: str, recorded: Mapping[str, str], *, bare: bool = True) -> list[str]:

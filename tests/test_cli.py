@@ -436,3 +436,14 @@ def test_a_misspelt_flag_names_the_nearest():
     done = jobwatt("serve", "--web.listen-adress=:1")
     assert done.returncode == 2
     assert "--web.listen-adress=:1; did you mean --web.listen-address?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "sd", "grid", "compare", "alerts", "pseudonym", "demo"]
+)
+def test_a_wrong_flag_is_one_line(inside, command):
+    """However many flags a command has: what is wrong, in one line, and where to read on; 2."""
+    done = inside(command, "--no.such.flag=1")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(f"jobwatt {command}: error: ")
+    assert f"(see jobwatt {command} --help)" in done.stderr

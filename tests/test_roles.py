@@ -16,7 +16,7 @@ import yaml
 
 import dashqueries
 import secure
-from promqlcheck import OPTIONAL, Checker
+from promqlcheck import OPTIONAL, Checker, selectors
 
 RULES = Path(__file__).parents[1] / "alerts/rules"
 RECORDED = {
@@ -28,23 +28,6 @@ RECORDED = {
 }
 # board -> label that is enforced for those it is made for
 FOR = {"user": "user", "job": "user", "account": "account"}
-
-
-def selectors(node):
-    """Every selector of an expression, those in aggregations, calls and subqueries too."""
-    match node:
-        case p.VectorSelector():
-            yield node
-        case p.MatrixSelector():
-            yield node.vector_selector
-        case p.ParenExpr() | p.UnaryExpr() | p.SubqueryExpr() | p.AggregateExpr():
-            yield from selectors(node.expr)
-        case p.Call():
-            for arg in node.args:
-                yield from selectors(arg)
-        case p.BinaryExpr():
-            yield from selectors(node.lhs)
-            yield from selectors(node.rhs)
 
 
 def names(expr):

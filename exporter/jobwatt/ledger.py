@@ -91,7 +91,7 @@ def _refuse_strangers(folder: Path) -> None:
     if about.st_uid not in (0, os.geteuid()) or open_to_all:
         raise PermissionError(
             errno.EPERM,
-            f"it is of uid {about.st_uid}, mode {about.st_mode & 0o7777:04o}: run as that user, or make it your own",
+            f"it is of uid {about.st_uid}, mode {about.st_mode & 0o7777:04o}",
         )
 
 
@@ -186,7 +186,7 @@ class Ledger:
             raise _busy(path) from None
         except OSError as err:
             self._fail(
-                f"{path.parent}: cannot write ({err.strerror}); or give another --path.state; totals end with the process"
+                f"{path.parent}: cannot write ({err.strerror}); make it this user's own or give another --path.state; totals end with the process"
             )
             return
         self._reopen()

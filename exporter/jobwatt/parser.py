@@ -26,7 +26,8 @@ class _Parser(argparse.ArgumentParser):
         hint = (
             nearest(flag, self._option_string_actions) if message.startswith("unrecognized") else ""
         )
-        super().error(message + hint)
+        # one line: the usage of some commands is forty
+        self.exit(2, f"{self.prog}: error: {message}{hint} (see {self.prog} --help)\n")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
