@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import trees
 from jobwatt.slurm.cgroups import Cgroups
-from jobwatt.slurm.layout import job_name, key_in, slice_paths
+from jobwatt.slurm.layout import job_name, paths_in, slice_paths
 from jobwatt.slurm.procstat import NS_PER_TICK, CpuTally, Stat, parse_stat
 
 REAL = Path("/sys/fs/cgroup")
@@ -197,24 +197,68 @@ def test_job_name_any_id(jobid):
 
 
 @pytest.mark.parametrize(
-    ("text", "key"),
+    ("text", "named"),
     [
-        ("0::/system.slice/gpu02_slurmstepd.scope/job_1/step_0/user/task_1\n", "gpu02/1"),
-        ("0::/system.slice/slurmstepd.scope/job_1\n", "/1"),
-        ("0::/../../hpc.slice/slurmstepd.scope/s06BQZ6PQ0W9AM/step_0\n", "s06BQZ6PQ0W9AM"),
-        ("9:name=systemd:/\n4:memory:/slurm_n1/uid_5/job_12/step_0/task_0\n0::/\n", "n1/12"),
-        ("6:freezer:/slurm/uid_5/job_12\n", "/12"),
-        ("4:memory:/docker/0a1b/slurm/uid_5/job_12/step_0\n", "/12"),
-        ("0::/user.slice/user-5.slice/user@5.service/x_slurmstepd.scope/job_9\n", None),
-        ("0::/system.slice/slurmstepd.scope/job_1/a/slurm_n/uid_0/job_2\n", "/1"),
-        ("0::/system.slice/slurmstepd.scope/system\n", None),
-        ("0::/system.slice/ssh.service\n", None),
-        ("", None),
+        (
+            "0::/system.slice/gpu02_slurmstepd.scope/job_1/step_0/user/task_1\n",
+            [("gpu02/1", ("v2",), "/step_0/user/task_1")],
+        ),
+        ("0::/system.slice/slurmstepd.scope/job_1\n", [("/1", ("v2",), "")]),
+        (
+            "0::/../../hpc.slice/slurmstepd.scope/s06BQZ6PQ0W9AM/step_0\n",
+            [("s06BQZ6PQ0W9AM", ("v2",), "/step_0")],
+        ),
+        (
+            "9:name=systemd:/\n4:memory:/slurm_n1/uid_5/job_12/step_0/task_0\n0::/\n",
+            [("n1/12", ("memory",), "/step_0/task_0")],
+        ),
+        ("6:cpu,cpuacct:/slurm/uid_5/job_12\n", [("/12", ("cpu", "cpuacct"), "")]),
+        (
+            "4:memory:/docker/0a1b/slurm/uid_5/job_12/step_0\n",
+            [("/12", ("memory",), "/step_0")],
+        ),
+        (
+            "0::/system.slice/slurmstepd.scope/job_1/a/slurm_n/uid_0/job_2\n",
+            [("/1", ("v2",), "/a/slurm_n/uid_0/job_2")],
+        ),
+        ("0::/system.slice/slurmstepd.scope/system\n", []),
+        ("0::/system.slice/ssh.service\n", []),
+        ("", []),
     ],
 )
-def test_key_in(text, key):
-    """A process's job is what the kernel says, and not what a user can name a cgroup of theirs."""
-    assert key_in(text) == key
+def test_paths_in(text, named):
+    """The leftmost job of a line, whatever the job made within."""
+    assert list(paths_in(text)) == named
+
+
+def test_a_path_is_believed_where_the_job_has_the_process(tmp_path):
+    """Whoever was given a cgroup can name what is below it like a job's: that makes no process the job's."""
+    base, procfs = tmp_path / "cgroup", tmp_path / "proc"
+    job = base / "system.slice/slurmstepd.scope/job_9"
+    put(job, cpu__stat="usage_usec 6\nuser_usec 4")
+    put(job / "step_0/user/task_0", cgroup__procs="70")
+    lair = base / "lab.slice/mine/slurmstepd.scope/job_9"
+    put(lair / "step_0/user/task_0", cgroup__procs="66")
+    put(procfs / "70", cgroup="0::/system.slice/slurmstepd.scope/job_9/step_0/user/task_0")
+    put(procfs / "66", cgroup="0::/lab.slice/mine/slurmstepd.scope/job_9/step_0/user/task_0")
+    cgroups = Cgroups(base, procfs)
+    assert cgroups.key_of(70) is None  # no scan has found the job yet
+    cgroups.scan(1)
+    assert cgroups.key_of(70) == "/9"
+    assert cgroups.key_of(66) is None
+    assert cgroups.key_of(1234) is None
+
+
+def test_a_v1_path_is_believed_by_any_controller_that_has_the_job(tmp_path):
+    """A line of a controller that does not tell jobs is passed over for the next; a step that has none is no job's."""
+    task = "slurm_n1/uid_5/job_12/step_0"
+    put(tmp_path / "memory" / task, cgroup__procs="70")
+    put(tmp_path / "memory/slurm_n1/uid_5/job_12", memory__stat="total_rss 1\ntotal_shmem 1")
+    put(tmp_path / "proc/70", cgroup=f"5:devices:/{task}\n4:memory:/docker/0a1b/{task}")
+    put(tmp_path / "proc/71", cgroup=f"4:memory:/{task}")
+    cgroups = Cgroups(tmp_path, tmp_path / "proc")
+    cgroups.scan(1)
+    assert (cgroups.key_of(70), cgroups.key_of(71)) == ("n1/12", None)
 
 
 # --- what is read -------------------------------------------------------------------------------

@@ -179,9 +179,13 @@ class Sampler:
         return tuple(present), tuple(self.resolver.ended(t_ns)), tuple(self.resolver.late())
 
     def _map_processes(self, gpus: Iterable[GpuState]) -> None:
-        """Find the job of every process that has a context on a GPU; each process is asked about once."""
+        """
+        Find the job of every process that has a context on a GPU; each is asked about until it has one.
+
+        A process may be on its GPU before the scan that finds its job.
+        """
         pids = {process.pid for gpu in gpus for process in gpu.processes or ()}
-        if pids == self._pid_jobs.keys():
+        if pids == self._pid_jobs.keys() and all(self._pid_jobs.values()):
             return
         self._pid_jobs = {pid: self._pid_jobs.get(pid) or self.jobs.key_of(pid) for pid in pids}
         for gpu in gpus:

@@ -318,8 +318,9 @@ def hook_write(data: bytes) -> None:
 )
 def cgroup_names(data: bytes) -> None:
     said = escaped(data)
-    key = layout.key_in(said)
-    hold(key is None or len(key) <= len(said), "a key that is longer than the path")
+    for path in layout.paths_in(said):
+        hold(len(path.key) <= len(said), "a key that is longer than the path")
+        hold(not path.below or path.below.startswith("/"), "below the job, but not of it")
     for name in said.split("/")[:20]:
         layout.is_jobs_business(name)
         layout.job_name(name)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from jobwatt.kernelfiles import KeptFile, parse_cpulist
 from jobwatt.model import NS_PER_S, Failure, JobUsage
-from jobwatt.slurm.layout import GONE, V2, JobDir, Layout, Root, key_in, walk
+from jobwatt.slurm.layout import GONE, V2, JobDir, JobPath, Layout, Root, paths_in, walk
 from jobwatt.slurm.procstat import CpuTally, read_file, read_stats
 
 if TYPE_CHECKING:
@@ -200,9 +200,18 @@ class Cgroups:
         return sorted(ranks, key=lambda pid: ranks[pid])
 
     def key_of(self, pid: int) -> str | None:
-        """Tell the job a process belongs to, as the kernel says; None where it is in no job."""
-        text = read_file(f"{self._procfs}/{pid}/cgroup", 65536)
-        return key_in(os.fsdecode(text)) if text else None
+        """
+        Tell the job of the last scan a process belongs to; None where it is in none.
+
+        Its own path says where to look, and the job's directory whether it is there: a path is
+        named by whoever was given a cgroup.
+        """
+        text = read_file(f"{self._procfs}/{pid}/cgroup", 65536) or b""
+        for path in paths_in(os.fsdecode(text)):
+            job = self._jobs.get(path.key)
+            if job and _holds(job.dir, path, pid):
+                return path.key
+        return None
 
     def watch_dirs(self) -> set[Path]:
         """
@@ -381,6 +390,15 @@ def _line(text: bytes, name: bytes, default: int | None = None) -> int:
     if default is None:
         raise ValueError(f"no {name.decode().strip()} in {text[:40]!r}")
     return default
+
+
+def _holds(job: JobDir, path: JobPath, pid: int) -> bool:
+    """Tell whether the process is where its path says, seen from the job's own directory."""
+    for controller in path.controllers:
+        if controller in job.dirs:
+            procs = read_file(f"{job.dirs[controller][0]}{path.below}/cgroup.procs", 1 << 20)
+            return b"%d" % pid in (procs or b"").split()
+    return False
 
 
 def _rank(path: str, controller: str) -> int:

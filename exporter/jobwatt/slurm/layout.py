@@ -33,8 +33,8 @@ _V2_ROOT = re.compile(r"(?:(?P<node>[^/]+)_)?slurmstepd\.scope")
 _UID = re.compile(r"uid_([0-9]{1,10})")
 _PROC_PATH = re.compile(
     r"/(?:slurm(?:_(?P<node1>[^/]+))?/uid_[0-9]+|(?:(?P<node2>[^/]+)_)?slurmstepd\.scope)/"
-    + _JOB_NAME
-    + r"(?:/|$)"
+    rf"(?P<job>{_JOB_NAME})"
+    r"(?=/|$)"
 )
 # Under which controllers a v1 job may be found, and by which names they are mounted:
 # jobacct_gather/cgroup makes cpuacct, task/cgroup makes memory, proctrack/cgroup makes freezer.
@@ -60,6 +60,14 @@ class JobDir(NamedTuple):
     jobid: int | None
     uid: int | None
     dirs: dict[str, tuple[str, int]]
+
+
+class JobPath(NamedTuple):
+    """A job as a process's own path names it: key, controllers (``v2`` for the unified tree), path below the job."""
+
+    key: str
+    controllers: tuple[str, ...]
+    below: str
 
 
 class Root(NamedTuple):
@@ -90,22 +98,27 @@ def job_key(node: str, ident: str, jobid: int | None) -> str:
     return ident if jobid is None and not node else f"{node}/{ident}"
 
 
-def key_in(cgroup: str) -> str | None:
+def paths_in(cgroup: str) -> Iterator[JobPath]:
     """
-    Find the job's key in the text of /proc/PID/cgroup; None where there is none.
+    Find the jobs that the text of /proc/PID/cgroup names, a line at a time.
 
     The leftmost match of a line counts, so what a job makes inside its own cgroup cannot name
-    another job; and below user.slice, which systemd hands to its users, nothing is believed.
+    another job. Who has a cgroup of their own can name what they make there like a job's: ask
+    whether the process is in the job's directory before any of this is believed.
     """
     for line in cgroup.splitlines():
-        match = _PROC_PATH.search(line)
-        if match is None or "/user.slice/" in line[: match.start() + 1]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        match = _PROC_PATH.search(path)
+        if match is None:
             continue
         node = match["node1"] or match["node2"] or ""
+        ident, jobid = match["sluid"], None
         if match["jobid"]:
-            return job_key(node, str(int(match["jobid"])), int(match["jobid"]))
-        return job_key(node, match["sluid"], None)
-    return None
+            jobid = int(match["jobid"])
+            ident = str(jobid)
+        names = tuple(controllers.split(",")) if controllers else (V2,)
+        yield JobPath(job_key(node, ident, jobid), names, path[match.end("job") :])
 
 
 def is_jobs_business(name: str) -> bool:
