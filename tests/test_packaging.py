@@ -134,22 +134,6 @@ def test_scripts() -> None:
     run("shellcheck", *scripts)
 
 
-def test_rpm_spec() -> None:
-    """rpm reads the spec, rpmlint finds no error in it, and its version is the project's."""
-    if shutil.which("rpmspec") is None or shutil.which("rpmlint") is None:
-        pytest.skip("needs rpmspec, rpmlint")
-    spec = PACKAGING / "rpm/jobwatt.spec"
-    define = ["--define", f"jobwatt_version {__version__}"]
-    assert f"Version:        {__version__}" in run("rpmspec", "-P", *define, spec)
-    said = subprocess.run(
-        ["rpmlint", "--rpmlintrc", spec.with_suffix(".rpmlintrc"), spec],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    assert "0 errors, 0 warnings" in said, said
-
-
 def fake(path: Path, text: str) -> None:
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
