@@ -41,5 +41,5 @@ def past(folder: Path, lines: Iterable[str]) -> Iterator[Prometheus]:
         out.write("# EOF\n")
     blocks(text, folder / "data")
     text.unlink()
-    with Prometheus(folder, []) as prometheus:
+    with Prometheus(folder, [], retention="100y") as prometheus:
         yield prometheus

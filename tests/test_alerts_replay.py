@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backfill import line, past
-from jobwatt.alerts import files, inline, promapi, replay, replayview, site
+from jobwatt.alerts import asking, files, inline, promapi, replay, replayview, site
 from jobwatt.alerts import rules as site_rules
 from jobwatt.alerts.inline import RuleError
 from jobwatt.alerts.simulate import Firing, Schedule, Timing, mails, spells
@@ -377,7 +377,7 @@ NOW = unix("2026-11-24T12:00:00")
 )
 def test_moments(text, at):
     """RFC 3339, Unix, relative."""
-    assert replay.moment(text, NOW, PARIS) == at
+    assert asking.moment(text, NOW, PARIS) == at
 
 
 @pytest.mark.parametrize(
@@ -385,8 +385,8 @@ def test_moments(text, at):
 )
 def test_what_is_no_moment(text):
     """One line says what is."""
-    with pytest.raises(replay.ReplayError, match="is not a time such as"):
-        replay.moment(text, NOW, PARIS)
+    with pytest.raises(asking.TimeError, match="is not a time such as"):
+        asking.moment(text, NOW, PARIS)
 
 
 def arguments(*argv):

@@ -16,7 +16,8 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+import urllib.request
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,11 +97,11 @@ if command == "calibrate":
 whole = [{python!r}, "-m", "jobwatt", *argv]
 if command == "serve":
     whole += ["--web.listen-address=127.0.0.1:0", "--path.state=" + {spare!r}]
-    child = subprocess.Popen(whole)
-    try:
-        child.wait(1.5)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGTERM)
+    child = subprocess.Popen(whole, stderr=subprocess.PIPE, text=True)
+    for line in child.stderr:
+        sys.stderr.write(line)
+        if "serves on" in line:
+            child.send_signal(signal.SIGTERM)
     sys.exit(child.wait())
 os.execv(whole[0], whole)
 """
@@ -125,7 +126,7 @@ class Sandbox:
             input="secret\n",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
             start_new_session=True,  # no terminal to ask for a password
         )
@@ -170,11 +171,17 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 def _past(root: Path) -> None:
-    """Half an hour in Prometheus, for what looks back."""
+    """Half an hour in Prometheus, and two days of what rules record, for what looks back."""
     now = time.time()
-    name, labels = "jobwatt_snapshot_timestamp_seconds", {"instance": "gpu01"}
-    lines = [backfill.line(name, labels, now - ago, now - ago) for ago in range(1800, 0, -30)]
-    text = "".join((f"# TYPE {name} gauge\n", *lines, "# EOF\n"))
+    text = ""
+    for name, since_s, step_s in (
+        ("jobwatt_snapshot_timestamp_seconds", 1800, 30),
+        ("jobwatt:node_power_watts:sum", 2 * 86_400, 300),
+    ):
+        times = [now - ago for ago in range(since_s, 0, -step_s)]
+        lines = [backfill.line(name, {"instance": "gpu01"}, at, at) for at in times]
+        text += "".join((f"# TYPE {name} gauge\n", *lines))
+    text += "# EOF\n"
     (root / "past.om").write_text(text)
     backfill.blocks(root / "past.om", root / "prom/data")
 
@@ -224,11 +231,19 @@ class _alertmanager:  # noqa: N801  a context manager, used as a function
                 f"--web.listen-address=127.0.0.1:{self._port}", "--cluster.listen-address="]  # fmt: skip
         log = (self._root / "am.log").open("wb")
         self._process = subprocess.Popen(argv, stdout=log, stderr=log)
+        wait(self._ready, why="for Alertmanager")
         return self._port
+
+    def _ready(self) -> bool:
+        assert self._process.poll() is None, (self._root / "am.log").read_text()
+        url = f"http://127.0.0.1:{self._port}/-/ready"
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 def found() -> list[Block]:

@@ -131,6 +131,10 @@ def _alerts(_config: Config, args: argparse.Namespace) -> int:
         from .alerts import replay
 
         return replay.run(args)
+    if args.action == "response":
+        from .alerts import response
+
+        return response.run(args)
     from .alerts import render, site
 
     read = site.read(args.site)

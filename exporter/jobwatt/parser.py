@@ -145,7 +145,7 @@ def _alerting(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> 
     alerts.set_defaults(parser=alerts)
     if not whole:
         return
-    from .alerts import render, replay  # noqa: PLC0415  90 ms and 2 MB that a daemon need not have
+    from .alerts import render, replay, response  # noqa: PLC0415  90 ms and 2 MB that a daemon need not have
 
     actions = alerts.add_subparsers(
         dest="action", required=True, metavar="ACTION", parser_class=_Parser
@@ -153,6 +153,11 @@ def _alerting(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> 
     for name, text, module in (
         ("render", "write the rules and Alertmanager's files of a site", render),
         ("replay", "who would have been mailed over past data, when and about what", replay),
+        (
+            "response",
+            "whether people waste less after their first mail, as sums of people",
+            response,
+        ),
     ):
         action = actions.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False

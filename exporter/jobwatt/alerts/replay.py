@@ -16,12 +16,12 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import alertmanager, files, inline, promapi, replayview, rules, simulate, site
+from . import alertmanager, asking, files, inline, promapi, replayview, rules, simulate, site
 
 if TYPE_CHECKING:
     import argparse
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PRESENT = "jobwatt_snapshot_timestamp_seconds"  # every exporter shows it
-_UNIX = re.compile(r"\d{9,11}(?:\.\d+)?")
-_RELATIVE = re.compile(r"(?:now)?-?((?:\d+[smhdwy])+)")
 _JOBID = re.compile(r"[0-9A-Za-z_+.]{1,40}")  # fit for a matcher; no job id of Slurm's is otherwise
 _WITHIN = "30m"  # a job that has just ended is still told about
 
@@ -73,23 +71,8 @@ class Span:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags to its parser."""
-    # argparse takes -7d for a flag unless it looks like a negative number to it
-    parser._negative_number_matcher = re.compile(r"-\d\S*")  # noqa: SLF001  no public way
+    asking.add_span(parser)
     add = parser.add_argument
-    add(
-        "--prometheus",
-        required=True,
-        metavar="URL",
-        help="the server to ask, e.g. http://prometheus:9090",
-    )
-    add(
-        "--from",
-        dest="start",
-        required=True,
-        metavar="TIME",
-        help="RFC 3339, Unix, or relative (-7d)",
-    )
-    add("--to", dest="end", default="now", metavar="TIME", help="the same (default now)")
     add(
         "--site",
         type=Path,
@@ -104,38 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--user", metavar="NAME", help="only what this user would have got")
     add("--json", action="store_true", help="for scripts")
-    add(
-        "--prometheus.user",
-        dest="prometheus_user",
-        default="",
-        metavar="NAME",
-        help="for basic authentication",
-    )
-    for name, text in (
-        ("password-file", "its password"),
-        ("bearer-token-file", "a bearer token instead"),
-        ("ca-file", "the CA that the server's certificate is checked against"),
-    ):
-        add(
-            f"--prometheus.{name}",
-            dest=f"prometheus_{name.replace('-', '_')}",
-            type=Path,
-            metavar="FILE",
-            help=text,
-        )
+    asking.add_access(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """The command: a table or JSON on stdout; ValueError with one line where it cannot be made."""
     setting = of_site(args.site)
     span = _span(args, setting.schedule.zone)
-    access = promapi.Access(
-        args.prometheus_user,
-        args.prometheus_password_file,
-        args.prometheus_bearer_token_file,
-        args.prometheus_ca_file,
-    )
-    server = promapi.Prometheus(args.prometheus, access)
+    server = asking.server(args)
     told = replay(server, setting, span, args.user)
     report = replayview.Report(
         span.start,
@@ -169,31 +128,9 @@ def of_site(path: Path | None) -> Setting:
 # --- times ---------------------------------------------------------------------------------------
 
 
-def moment(text: str, now: float, zone: tzinfo) -> float:
-    """
-    Unix time of ``now``, ``-7d``, ``now-1h30m``, a Unix time, or RFC 3339; a time without an offset
-    is the site's. ReplayError for anything else.
-    """
-    relative = _RELATIVE.fullmatch(text)
-    try:
-        if text == "now" or relative:
-            at = now - (inline.seconds(relative[1]) if relative else 0)
-        elif _UNIX.fullmatch(text):
-            at = float(text)
-        else:
-            local = datetime.fromisoformat(text)
-            at = (local if local.tzinfo else local.replace(tzinfo=zone)).timestamp()
-        datetime.fromtimestamp(at, zone)
-    except (ValueError, OverflowError, OSError) as err:
-        raise ReplayError(
-            f"{text!r} is not a time such as 2026-11-23T08:00:00Z, -7d or now"
-        ) from err
-    return at
-
-
 def _span(args: argparse.Namespace, zone: tzinfo) -> Span:
     now = time.time()
-    start, end = moment(args.start, now, zone), moment(args.end, now, zone)
+    start, end = (asking.moment(text, now, zone) for text in (args.start, args.end))
     if not start < end:
         raise ReplayError(f"--from {args.start} is not before --to {args.end}")
     step = inline.seconds(args.step)
