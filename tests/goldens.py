@@ -17,10 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import nvmlshim
-from jobwatt import agent
+from jobwatt import agent, assembly
 from jobwatt.board import Board
 from jobwatt.config import Config
 from jobwatt.ledger import Ledger
+from jobwatt.model import NS_PER_S
 from jobwatt.sampler import now_ns
 from jobwatt.slurm import hooks
 from trees import Node, sluid
@@ -75,14 +76,15 @@ class Scene:
             path_state=self.state,
             source_nvml=self.script is not None,
             slurm_rpc=False,
+            sample_interval=60 * NS_PER_S,  # a busy machine's pause between two samples is no gap
         )
         with ExitStack() as stack:
             if self.script:
                 stack.enter_context(nvmlshim.loaded(self.script))
-            sampler = agent.sampler(config)
+            sampler = assembly.sampler(config)
             stack.callback(sampler.close)
             board = Board(1.0)
-            one = agent.Agent(config, sampler, agent.pipeline(config, Ledger(None)), board, None)
+            one = agent.Agent(config, sampler, assembly.pipeline(config, Ledger(None)), board, None)
             one.step(full=True, cause="tick")
             change()
             one.step(full=True, cause="tick")

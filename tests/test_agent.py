@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 import trees
-from jobwatt.agent import Agent, pipeline, sampler
+from jobwatt.agent import Agent
+from jobwatt.assembly import pipeline, sampler
 from jobwatt.board import Board
 from jobwatt.config import Config
 from jobwatt.ledger import Ledger

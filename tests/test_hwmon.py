@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobwatt import agent
+from jobwatt import assembly
 from jobwatt.config import Config
 from jobwatt.meter import measure
 from jobwatt.model import Domain, Kind, Reading, SourceResult, Step
@@ -102,12 +102,11 @@ def add_amd(node: Node, energies: Mapping[str, int], number: int = 3) -> Path:
 
 def until(source: HwmonSource, ok: Callable[[SourceResult], bool]) -> SourceResult:
     """A meter is read in a thread of its own: wait for what it says."""
-    for _ in range(400):
-        result = source.read(full=True)
-        if ok(result):
-            return result
+    end = time.monotonic() + 60
+    while not ok(result := source.read(full=True)):
+        assert time.monotonic() < end, result
         time.sleep(0.02)
-    raise AssertionError(result)
+    return result
 
 
 def meter_result(node: Node, count: int = 1, **settings: bool) -> SourceResult:
@@ -544,9 +543,9 @@ def test_a_source_is_opened_where_there_is_a_chip(tmp_path: Path) -> None:
     add_chip(node, 0, "nvme", "pci0000:00/nvme0", {"temp1_input": 40_000}, inside=True)
     config = Config(path_sysfs=node.sys, path_procfs=node.proc, source_nvml=False)
     assert not present(node.sys)
-    assert [s.name for s in agent.sources(config)] == ["rapl", "estimate"]
+    assert [s.name for s in assembly.sources(config)] == ["rapl", "estimate"]
     add_meter(node, 1, 431.0)
-    sources = agent.sources(config)
+    sources = assembly.sources(config)
     assert [s.name for s in sources] == ["rapl", "hwmon", "estimate"]
     for source in sources:
         source.close()
@@ -569,7 +568,8 @@ def test_grace_on_the_page(tmp_path: Path) -> None:
     cpu = value(page, 'jobwatt_node_energy_joules_total{component="cpu"}')
     assert cpu == rails["Grace"]
     assert cpu > 0
-    assert rails["Module"] == pytest.approx(cpu * 610 / 250, rel=1e-3)
+    # each rail is read at a moment of its own, on a busy machine some of a second's hundredths apart
+    assert rails["Module"] == pytest.approx(cpu * 610 / 250, rel=0.05)
     assert 'component="dram"' not in page
     assert "jobwatt_wall" not in "".join(
         line for line in page.splitlines() if not line.startswith("#")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from . import agent, doctor, playback, record
+from . import agent, assembly, doctor, playback, record
 from .board import Board
 from .config import ConfigError
 from .idle import Window, save
@@ -38,7 +38,12 @@ def _once(config: Config, _args: argparse.Namespace) -> int:
     board = Board(config.sample_interval / NS_PER_S)
     with _sampling(config) as sampler:
         one_off = agent.Agent(
-            config, sampler, agent.pipeline(config, Ledger(None)), board, None, agent.terms(config)
+            config,
+            sampler,
+            assembly.pipeline(config, Ledger(None)),
+            board,
+            None,
+            assembly.terms(config),
         )
         one_off.step(full=True, cause="tick")
         sampler.await_slow()
@@ -57,7 +62,7 @@ def _doctor(config: Config, args: argparse.Namespace) -> int:
 
 def _record(config: Config, args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    names = agent.terms(config).names
+    names = assembly.terms(config).names
     # interrupting is the usual way to end a recording: what was written is whole lines
     with _output(args.out) as out, _sampling(config) as sampler, suppress(KeyboardInterrupt):
         found = _snapshots(config, sampler, args.duration)
@@ -76,7 +81,7 @@ def _calibrate(config: Config, args: argparse.Namespace) -> int:
                 raise ValueError(
                     f"jobs are on this node ({names}); drain it first: scontrol update nodename=... state=drain"
                 )
-            metered = measure(cursors, snapshot.readings, agent.gap_ns(config))
+            metered = measure(cursors, snapshot.readings, assembly.gap_ns(config))
             cursors = metered.cursors
             for delta in metered.booked:
                 if delta.device.source in ESTIMATES or not delta.device.summed or not delta.dt_ns:
@@ -204,7 +209,7 @@ def _output(path: str | None) -> AbstractContextManager[TextIO]:
 
 @contextmanager
 def _sampling(config: Config) -> Iterator[Sampler]:
-    sampler = agent.sampler(config)
+    sampler = assembly.sampler(config)
     try:
         yield sampler
     finally:
@@ -226,7 +231,7 @@ def _pseudonym(config: Config, args: argparse.Namespace) -> int:
     """Who is who, for those who have the key: a mail server's aliases, a question about one's own data."""
     if config.privacy_key_file is None:
         raise ConfigError("--privacy.key-file is missing: pseudonyms are made with the nodes' key")
-    key = agent.pseudonym_key(config.privacy_key_file)
+    key = assembly.pseudonym_key(config.privacy_key_file)
     for line in args.user or sys.stdin:
         name = line.strip()
         if name:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from . import agent, installation
+from . import assembly, installation
 from .meter import measure
 from .model import ESTIMATES, NS_PER_S, Kind, Step
 
@@ -51,7 +51,7 @@ class Findings:
 
 def examine(config: Config, sampler: Sampler, settings: str | None = None) -> Findings:
     """Take two samples and look at what came; ``settings``: the file given as --config.file."""
-    names = agent.terms(config).names
+    names = assembly.terms(config).names
     first = sampler.take(full=True, cause="tick")
     sampler.await_slow()
     time.sleep(max(config.sample_interval, NS_PER_S // 2) / NS_PER_S)
@@ -70,9 +70,11 @@ def _devices(
     config: Config, first: Snapshot, second: Snapshot, *, estimated: bool
 ) -> tuple[str, ...]:
     powers = {r.device.id: r.value for r in second.readings if r.kind is Kind.POWER}
-    cursors = measure({}, first.readings, agent.gap_ns(config)).cursors
+    cursors = measure({}, first.readings, assembly.gap_ns(config)).cursors
     lines = []
-    for delta in measure(cursors, second.readings, max(agent.gap_ns(config), 3 * NS_PER_S)).booked:
+    for delta in measure(
+        cursors, second.readings, max(assembly.gap_ns(config), 3 * NS_PER_S)
+    ).booked:
         device = delta.device
         if (device.source in ESTIMATES) is not estimated:
             continue

@@ -24,7 +24,7 @@ Cursors = dict[tuple[str, Kind], Reading]
 ANY_EPOCH = -1
 
 # A slow sensor's reading is late after two and a half of its own intervals, as one of the sampling is
-# (agent.py); in halves, to stay with integers.
+# (assembly.py); in halves, to stay with integers.
 _LATE = 5
 
 # A counter that seems to have wrapped but implies more than this many times the device's greatest

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import __version__, record
-from .agent import pipeline, terms
+from .assembly import pipeline, terms
 from .board import Board
 from .exposition import SourceStatus, View
 from .ledger import Ledger

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from rig import Rig
 
 import nvmlshim
-from jobwatt import agent
+from jobwatt import agent, assembly
 from jobwatt.board import Board
 from jobwatt.encoder import Encoder, JobwattCollector
 from jobwatt.exposition import families
@@ -27,7 +27,11 @@ def measure(figures: Figures, jobs: int, rounds: int) -> None:
             config = rig.config()
             board = Board(1.0)
             daemon = agent.Agent(
-                config, agent.sampler(config), agent.pipeline(config, Ledger(None)), board, None
+                config,
+                assembly.sampler(config),
+                assembly.pipeline(config, Ledger(None)),
+                board,
+                None,
             )
             for _ in range(3):
                 rig.advance()

@@ -19,7 +19,7 @@ from figures import Figures, Target
 from rig import GPM_IDS, GPUS, KernelCgroups, Rig
 
 import nvmlshim
-from jobwatt import agent
+from jobwatt import assembly
 from jobwatt.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -161,11 +161,11 @@ def _one(
         full = Files(stack, node_files(rig) + job_files(config.path_cgroupfs, full=True))
         short = Files(stack, node_files(rig) + job_files(config.path_cgroupfs, full=False))
         bare = BareNvml(stack) if config.source_nvml else None
-        sampler = agent.sampler(config)
+        sampler = assembly.sampler(config)
         stack.callback(sampler.close)
         ledger = Ledger(Path(tempfile.mkdtemp(dir=rig.root)) / "ledger.db")
         stack.callback(ledger.close)
-        pipeline = agent.pipeline(config, ledger)
+        pipeline = assembly.pipeline(config, ledger)
         for _ in range(3):
             pipeline.push(sampler.take(full=True, cause="tick"))
         for _ in range(rounds):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .fleet import NodeSpec
 
-# As in agent.gap_ns: an interval longer than two and a half regular ones is a gap.
+# As in assembly.gap_ns: an interval longer than two and a half regular ones is a gap.
 _GAP_INTERVALS = 2.5
 LINGER_NS = 600 * NS_PER_S  # as ledger.linger's default
 
