@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 import systemdvm
 
 if TYPE_CHECKING:
@@ -23,6 +25,22 @@ TOOLS = ("dpkg-buildpackage", "dh", "git")
 def missing() -> list[str]:
     """What a release needs and this machine has not."""
     return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def need(*tools: str) -> None:
+    """Skip the test where it cannot be run: only root makes a root of its own."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if os.geteuid():
+        missing.append("root")
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
+def run(*argv: str | Path, **more: object) -> str:
+    """What a command prints; AssertionError with all of it where it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, **more)
+    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 @contextmanager

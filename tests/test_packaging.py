@@ -22,6 +22,7 @@ import released
 import systemdvm
 from jobwatt import __version__
 from jobwatt.config import from_flags, settings
+from released import need, run
 from trees import Node
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,20 +33,6 @@ SITE = "usr/lib/jobwatt/lib"
 # 1.4; systemd-networkd has 2.6 and most daemons above 9. Newer systemd knows more rules to ask for.
 EXPOSURE = {"jobwatt.service": 2.0}
 EXPOSURE_CENTRAL = 1.6
-
-
-def need(*tools: str) -> None:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if os.geteuid():
-        missing.append("root")
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}")
-
-
-def run(*argv: str | Path, **more: object) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, **more)
-    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 # --- what needs no building ------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import released
 import systemdvm
 from jobwatt import __version__
+from released import need, run
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "packaging/rpm/jobwatt.spec"
@@ -35,18 +36,6 @@ MACROS = r"""
 %systemd_requires %{nil}
 """
 UNITS = "jobwatt.service jobwatt-grid.service jobwatt-bmc-proxy.service jobwatt-sd.service"
-
-
-def need(*tools: str) -> None:
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}")
-
-
-def run(*argv: str | Path, **more: object) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, **more)
-    assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def test_spec() -> None:
