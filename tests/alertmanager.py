@@ -133,7 +133,7 @@ class Mailbox:
         self.stop()
 
     def start(self) -> None:
-        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port, ready_timeout=60)
         self._controller.start()
 
     def stop(self) -> None:
@@ -156,7 +156,7 @@ class Mailbox:
     def to(self, address: str) -> list[Mail]:
         return [mail for mail in self.mails if address in mail.to]
 
-    def expect(self, count: int, address: str = "", limit_s: float = 20.0) -> list[Mail]:
+    def expect(self, count: int, address: str = "", limit_s: float = 60.0) -> list[Mail]:
         """Wait for so many mails (to an address); more than that is a failure."""
         until = time.monotonic() + limit_s
         while len(found := self.to(address) if address else self.mails) < count:
@@ -263,7 +263,7 @@ class Alertmanager:
 
     def wait(self) -> None:
         """Wait until it is ready."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not self._ready():
             assert self._process is not None
             assert self._process.poll() is None, self.log.read_text()
@@ -283,7 +283,7 @@ class Alertmanager:
         if self._process.poll() is None:
             os.kill(self._process.pid, number)
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -295,7 +295,7 @@ class Alertmanager:
         request = urllib.request.Request(
             f"{self.url}/api/v2/alerts", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200
 
     def resolve(self, alerts: Sequence[Alert]) -> None:
@@ -303,23 +303,37 @@ class Alertmanager:
 
     def states(self) -> dict[str, str]:
         """Alert name -> active or suppressed, as its API says now."""
-        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=60) as answer:
             found = json.load(answer)
         return {one["labels"]["alertname"]: one["status"]["state"] for one in found}
 
     def counter(self, name: str) -> float:
         """A counter of its e-mail integration."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             found = re.search(
                 rf'^{name}{{integration="email"}} (\S+)$', answer.read().decode(), re.MULTILINE
             )
         return float(found[1]) if found else 0.0
 
+    def tried(self) -> float:
+        """How often it has talked to the mail server, to the end."""
+        return self.counter("alertmanager_notification_latency_seconds_count")
+
+    def kept(self, words: str) -> bool:
+        """Whether its log of mails on the disk names a group with these words."""
+        log = self.folder / "data" / "nflog"
+        return log.exists() and words.encode() in log.read_bytes()
+
+    def peers(self) -> int:
+        """How many of a pair it knows of, itself included."""
+        with urllib.request.urlopen(f"{self.url}/api/v2/status", timeout=60) as answer:
+            return len(json.load(answer)["cluster"].get("peers", []))
+
     def said(self, words: str) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if re.search(words, line)]
 
     def _ready(self) -> bool:
-        with suppress(OSError), urllib.request.urlopen(f"{self.url}/-/ready", timeout=1) as answer:
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}/-/ready", timeout=5) as answer:
             return bool(answer.status == 200)
         return False
 

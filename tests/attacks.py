@@ -43,7 +43,7 @@ class Target:
 
     def dial(self, secure: bool = True, receive_bytes: int = 0) -> socket.socket:
         sock = socket.socket()
-        sock.settimeout(5)
+        sock.settimeout(30)
         try:
             if receive_bytes:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -231,7 +231,7 @@ def _ended(sock: socket.socket, score: Score) -> bool:
     except OSError:
         said = b""
     finally:
-        sock.settimeout(5)
+        sock.settimeout(30)
     if said and not _hung_up(sock):
         return False
     score.answers[b""] += 1

@@ -32,6 +32,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import nvmlshim
 from jobwatt.slurm import hooks
+from prom import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ def environment(
     return {**base, "PYTHONPATH": str(PACKAGE), **(more or {})}
 
 
-def wait(what: Callable[[], object], limit_s: float = 10.0, why: str = "") -> object:
+def wait(what: Callable[[], object], limit_s: float = 60.0, why: str = "") -> object:
     """Wait until ``what()`` is true; returns it."""
     until = time.monotonic() + limit_s
     while not (value := what()):
@@ -234,15 +235,16 @@ class Daemon:
     def start(self, *, ready: bool = True) -> Daemon:
         """Start it; wait until it has a page unless told otherwise."""
         self._seen_from = self.log.stat().st_size if self.log.exists() else 0
+        first, self.port = not self.port, self.port or free_port()
         argv = self._command("serve", f"--web.listen-address=127.0.0.1:{self.port}", *self._flags)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 argv, env=self._env, stderr=log, stdin=subprocess.DEVNULL, cwd="/"
             )
-        if not self.port:
-            self.port = int(str(wait(self._find_port, 20, "for a port")))
+        if first:
+            wait(self._listens, why="for its port")
         if ready:
-            wait(self._is_ready, 20, f"for a page\n{self.text()}")
+            wait(self._is_ready, 60, f"for a page\n{self.text()}")
         return self
 
     def _command(self, *argv: str) -> list[str]:
@@ -258,7 +260,7 @@ class Daemon:
         """SIGTERM; returns the exit status."""
         self.signal(signal.SIGTERM)
         assert self._process is not None
-        return self._process.wait(10)
+        return self._process.wait(60)
 
     def signal(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -277,7 +279,7 @@ class Daemon:
         text = self.log.read_bytes()[self._seen_from if now else 0 :].decode(errors="replace")
         return [line for line in text.splitlines() if re.search(words, line)]
 
-    def get(self, path: str, accept: str = "", timeout: float = 5.0) -> str:
+    def get(self, path: str, accept: str = "", timeout: float = 30.0) -> str:
         request = urllib.request.Request(
             f"{self.url}{path}", headers={"Accept": accept} if accept else {}
         )
@@ -302,7 +304,7 @@ class Daemon:
         """What another daemon showed of this state: no counter may be below it from now on."""
         self._highest.update(page.counters())
 
-    def samples(self, count: int = 2, limit_s: float = 10.0) -> Page:
+    def samples(self, count: int = 2, limit_s: float = 60.0) -> Page:
         """The page after so many more regular samples: all that was true before the call is on it."""
         first = self.scrape().value("jobwatt_samples_total", cause="tick")
         return self.until(
@@ -312,7 +314,7 @@ class Daemon:
     def until(
         self,
         true: Callable[[Page], object],
-        limit_s: float = 10.0,
+        limit_s: float = 60.0,
         why: Callable[[Page], object] | None = None,
     ) -> Page:
         """The first page of which ``true`` holds; ``why`` tells what is amiss where none comes."""
@@ -332,10 +334,9 @@ class Daemon:
             return True
         return False
 
-    def _find_port(self) -> str | None:
+    def _listens(self) -> bool:
         assert self.alive(), f"it ended\n{self.text()}"
-        found = re.search(r"serves on 127\.0\.0\.1:(\d+)", self.text())
-        return found[1] if found else None
+        return f"serves on 127.0.0.1:{self.port}," in self.text()
 
 
 @contextmanager

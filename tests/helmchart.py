@@ -29,7 +29,7 @@ def helm3(*args, check=True):
     if not HELM3.exists():
         pytest.skip("needs the packages of helm/tools: make helm/tools/node_modules/.installed")
     done = subprocess.run(
-        [HELM3, *args], capture_output=True, text=True, timeout=60, check=False, cwd=CHART
+        [HELM3, *args], capture_output=True, text=True, timeout=180, check=False, cwd=CHART
     )
     assert not check or done.returncode == 0, done.stderr
     return done

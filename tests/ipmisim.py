@@ -152,7 +152,7 @@ class SimulatedBmc:
         raise RuntimeError((self._directory / "log").read_text())
 
     def _answers(self) -> bool:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as knocking:
             knocking.settimeout(0.2)
             knocking.connect(("127.0.0.1", self.port))

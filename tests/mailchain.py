@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import mailnodes
@@ -34,6 +35,8 @@ scrape_configs:
   - job_name: jobwatt
     static_configs: {targets}
 """
+# the age of the oldest value that rules recorded, of those that are still told
+_OLDEST = 'time() - min(timestamp({__name__=~"jobwatt:job_.+"}))'
 
 
 class Alerting(Prometheus):
@@ -75,6 +78,7 @@ class Chain:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pages: list[tuple[float, str, Page]] = []
+        self.ages: list[tuple[float, float]] = []  # when asked, and how old the oldest record was
         self._stack = ExitStack()
         self._over = threading.Event()
 
@@ -106,7 +110,7 @@ class Chain:
         )  # fmt: skip
         log = self._stack.enter_context((self.folder / f"{node}.log").open("wb"))
         process = subprocess.Popen(argv, stderr=log, stdout=log, env=environment())
-        self._stack.callback(process.wait, 10)
+        self._stack.callback(process.wait, 60)
         self._stack.callback(process.terminate)
         return port
 
@@ -115,9 +119,23 @@ class Chain:
             for node, port in self.ports.items():
                 with (
                     suppress(OSError),
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page,
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as page,
                 ):
                     self.pages.append((time.time(), node, Page(page.read().decode())))
+            with suppress(OSError):
+                self.ages.append((time.time(), self.prometheus.value(_OLDEST)))
+
+    def late_s(self, at: float) -> float:
+        """
+        How late this machine was with pages and with rules in the half minute before ``at``, where it was.
+
+        A mail's figures went through three evaluations in a row, each of them as late as the latest seen.
+        """
+        first = next(iter(self.ports))
+        times = [when for when, node, _ in self.pages if node == first and at - 30 <= when <= at]
+        page_s = max((b - a for a, b in pairwise(times)), default=0.0)
+        rule_s = max((age for when, age in self.ages if at - 30 <= when <= at), default=0.0)
+        return max(page_s - 0.5, 0.0) + 3 * max(rule_s - 1.0, 0.0)
 
     def wasted(self, jobid: str, metric: str, at: float) -> float:
         """A job's counter over all nodes as the exporters showed it last before ``at``."""

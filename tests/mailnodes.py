@@ -66,13 +66,6 @@ ACTORS = (
 WRITTEN_TO = {"alice.martin": {"7001", "7002"}, "bob": {"7003"}}
 
 
-def idle_gpus(jobid: str) -> int:
-    """How many GPUs the job leaves unused in the end."""
-    (actor,) = [actor for actor in ACTORS if str(actor.jobid) == jobid]
-    held = sum(map(len, actor.gpus.values()))
-    return held - sum(until == FOREVER for until in actor.busy.values())
-
-
 def write(folder: Path) -> dict[str, Path]:
     """A recording per node."""
     folder.mkdir(parents=True, exist_ok=True)

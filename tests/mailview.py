@@ -127,10 +127,14 @@ def picture(
     shot = ARTIFACTS / f"{name}.png"
     shot.unlink(missing_ok=True)
     subprocess.run(
-        [*argv, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=60
+        [*argv, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=180
     )
     assert shot.stat().st_size > 10_000
     drawn = subprocess.run(
-        [*argv, "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True, timeout=60
+        [*argv, "--dump-dom", page.as_uri()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     return int(re.search(r'data-wide="(\d+)"', drawn.stdout)[1])

@@ -8,10 +8,12 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from functools import cache
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _CONFIG = """\
@@ -22,10 +24,44 @@ scrape_configs:
 {jobs}"""
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+# Below Linux' ephemeral ports (net.ipv4.ip_local_port_range: 32768 to 60999), of which connections and
+# whoever binds port 0 are given theirs: a port from here is nobody's until who asked for it binds it
+_PORTS, _BLOCK = range(20_000, 32_000), 400
+
+
+@cache
+def _own_ports() -> tuple[socket.socket, Iterator[int]]:
+    """This process's block of ports, its own for as long as it lives: an abstract socket's name goes with it."""
+    for first in range(_PORTS.start, _PORTS.stop, _BLOCK):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0jobwatt tests, ports {first}")
+        except OSError:
+            claim.close()
+            continue
+        return claim, cycle(range(first, first + _BLOCK))
+    raise RuntimeError("every block of ports is another process's")
+
+
+def free_port(row: int = 1) -> int:
+    """A port of loopback, the first of ``row`` consecutive ones, that no other test is given, now or later."""
+    found: list[int] = []
+    for port in islice(_own_ports()[1], 2 * _BLOCK):
+        found = [*found, port] if found and port == found[-1] + 1 else [port]
+        found = found if _is_free(port) else []
+        if len(found) == row:
+            return found[0]
+    raise RuntimeError(f"no {row} free ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        try:
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class Prometheus:
@@ -61,7 +97,7 @@ class Prometheus:
         self._process = subprocess.Popen(argv, stderr=self._log, stdout=self._log, cwd=folder)
 
     def __enter__(self) -> Prometheus:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not self._ready():
             said = (self.folder / "prometheus.log").read_text()
             assert self._process.poll() is None, said
@@ -72,7 +108,7 @@ class Prometheus:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -101,13 +137,13 @@ class Prometheus:
     def _get(self, what: str, **arguments: str) -> Any:
         query = f"?{urllib.parse.urlencode(arguments)}" if arguments else ""
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}{query}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return json.load(answer)["data"]
 
     def _ready(self) -> bool:
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.port}/-/ready", timeout=1
+                f"http://127.0.0.1:{self.port}/-/ready", timeout=5
             ) as answer:
                 return bool(answer.status == 200)
         except OSError:

@@ -43,7 +43,7 @@ class SecureDaemon(Daemon):
     def url(self) -> str:
         return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}"
 
-    def get(self, path: str, accept: str = "", timeout: float = 5.0) -> str:
+    def get(self, path: str, accept: str = "", timeout: float = 30.0) -> str:
         headers = {"Accept": accept, "Authorization": self.authorization}
         request = urllib.request.Request(
             f"{self.url}{path}", headers={name: text for name, text in headers.items() if text}

@@ -12,9 +12,12 @@ it (hostfs), so what the daemon writes is put on a tmpfs; and there is no hardwa
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 # nothing that the package should bring itself: Python, systemd, and udev for the rule
@@ -58,14 +61,14 @@ def inside(root: Path, *argv: str, check: bool = True) -> subprocess.CompletedPr
     mounted = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "sh", "-c", mounted, root, *argv],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if check and done.returncode:
         raise AssertionError(f"{argv}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done
 
 
-def boot(root: Path, script: Path, limit_s: float = 150) -> str:
+def boot(root: Path, script: Path, limit_s: float = 450) -> str:
     """Boot ``root``, run ``script`` there with Python once all is up, power off; returns what it printed."""
     guest = root / "guest"
     guest.mkdir(exist_ok=True)
@@ -95,9 +98,15 @@ def boot(root: Path, script: Path, limit_s: float = 150) -> str:
     argv += ["con=null", "con0=fd:0,fd:1", "init=/lib/systemd/systemd", f"uml_dir={root}/uml"]
     console = root.with_suffix(".console")
     with console.open("wb") as out:
-        subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=limit_s, check=False
+        machine = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
+        try:
+            machine.wait(limit_s)
+        finally:  # each process of the guest is one of this machine's, and outlives its kernel
+            with suppress(ProcessLookupError):
+                os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait()
     try:
         return (guest / "out").read_text()
     except FileNotFoundError:

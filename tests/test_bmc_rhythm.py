@@ -88,7 +88,7 @@ class Case:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stderr  # RAPL is measured all the same
@@ -123,7 +123,7 @@ def test_everything_else_keeps_its_rhythm(tmp_path):
             cases[1:], daemons[1:], doctors[1:], watched[1:], strict=True
         ):
             assert samples >= 0.8 * alone, case.name
-            assert longest_s < 1.5, case.name  # a look at the BMC may take 3 s and would be seen
+            assert longest_s < 2.5, case.name  # a look at the BMC may take 3 s and would be seen
             page = daemon.scrape()
             assert page.value("jobwatt_source_up", source="rapl") == 1
             assert page.value("jobwatt_source_up", source="bmc") == 0

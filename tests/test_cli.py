@@ -32,7 +32,7 @@ def jobwatt(*argv, env=None, **more):
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
         **more,
     )
@@ -235,7 +235,7 @@ def test_what_is_recorded_is_replayed(node, where, tmp_path, name):
         seen = lines()
         wait(lambda: lines() > seen + 1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     if name.endswith(".gz"):
         out.write_bytes(gzip.compress((tmp_path / "node.jsonl").read_bytes()))
     done = jobwatt("replay", "--once", out, *where)
@@ -307,7 +307,7 @@ def test_replay_serves(node, where, tmp_path):
                 lambda page: page.micro("jobwatt_node_energy_joules_total") > first + 20 * JOULE
             )
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
@@ -318,14 +318,22 @@ def test_replay_serves(node, where, tmp_path):
 @pytest.mark.slow
 def test_calibrate(node, where, tmp_path):
     """On a drained node idle.json holds each device's mean power."""
-    with working(node, [], lambda: node.advance_rapl("intel-rapl:0", 2 * JOULE)):
+    last_s = time.monotonic()
+
+    def idle():
+        nonlocal last_s
+        now_s = time.monotonic()
+        node.advance_rapl("intel-rapl:0", int((now_s - last_s) * 30 * JOULE))
+        last_s = now_s
+
+    with working(node, [], idle):
         done = jobwatt("calibrate", "--duration=1s", *where)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^intel-rapl:0  \d+\.\d W idle$", done.stdout, re.MULTILINE)
     told = json.loads((tmp_path / "state/idle.json").read_text())
     assert "intel-rapl:0" in json.dumps(told)
     watts = float(re.search(r"intel-rapl:0  ([\d.]+)", done.stdout)[1])
-    assert 15 < watts < 45  # 2 J each 50 ms and a bit
+    assert 15 < watts < 45  # 30 W, in steps of 50 ms or more
 
 
 def test_calibrate_refuses_beside_jobs(node, where, tmp_path):
@@ -412,7 +420,7 @@ def test_broken_pipe(where, argv):
         command(*argv, *flags), env=env, stdout=write, stderr=subprocess.PIPE, text=True
     ) as process:
         os.close(write)
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=90)[1]
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
     assert process.returncode in {0, 1}
@@ -424,7 +432,7 @@ def test_stdout_that_is_full(where):
         argv = [sys.executable, "-m", "jobwatt", "once", *where]
         env = environment()
         done = subprocess.run(
-            argv, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False
+            argv, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=90, check=False
         )
     assert "Traceback" not in done.stderr
     assert done.returncode == 1

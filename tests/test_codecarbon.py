@@ -83,6 +83,7 @@ class Bench:
         self._stack.enter_context(daemon)
         server = Prometheus(self.folder / "prometheus", [f"127.0.0.1:{daemon.port}"])
         self._stack.enter_context(server)
+        self.server = server
         self.url = f"http://127.0.0.1:{server.port}"
         self.instance = f"127.0.0.1:{daemon.port}"
         jobs = [self._job(daemon, 41, "0", 2.0), self._job(daemon, 42, "1", 1.0)]
@@ -90,7 +91,7 @@ class Bench:
         self._work.enter_context(working(self.node, jobs))
         self.job = jobs[0][0]
         wait(
-            lambda: server.query('jobwatt_job_energy_joules_total{jobid="42"}'), 20, "for a scrape"
+            lambda: server.query('jobwatt_job_energy_joules_total{jobid="42"}'), why="for a scrape"
         )
         time.sleep(1)
         return self
@@ -124,7 +125,7 @@ class Bench:
         argv = ["unshare", "--mount", "sh", "-c", inside, "-", VENV / "bin/python", "-c", TRACKER]
         argv += [folder, str(seconds), repr(more)]
         done = subprocess.run(
-            argv, env=env, capture_output=True, text=True, timeout=120, check=False
+            argv, env=env, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr
         assert "via RAPL interface" in done.stderr, done.stderr
@@ -135,12 +136,14 @@ class Bench:
         self._work.close()
         self.node.end_job(self.job)
         epilog(self.state, self.job, "0")
-        time.sleep(2)
+        ended = 'jobwatt_job_end_time_seconds{jobid="41"}'
+        wait(lambda: self.server.query(ended), why="for a scrape after the end")
+        time.sleep(1)
 
     def compare(self, *flags):
         argv = command("compare", "--job=41", f"--url={self.url}", *flags)
         done = subprocess.run(
-            argv, env=environment(), capture_output=True, text=True, timeout=60, check=False
+            argv, env=environment(), capture_output=True, text=True, timeout=120, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout

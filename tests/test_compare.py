@@ -250,9 +250,10 @@ def test_sacct_never_crashes(text):
 
 def test_sacct_that_fails_hangs_or_is_not_there(monkeypatch, tmp_path):
     """Each is one line, the hanging one within its time, and no id reaches a command line unchecked."""
-    monkeypatch.setattr(sacct, "_TIMEOUT_S", 0.5)
     script = tmp_path / "sacct"
-    for body, said in (("sleep 60", "no answer within"), ("echo down >&2; exit 1", "sacct: down")):
+    cases = ("sleep 60", 0.5, "no answer within"), ("echo down >&2; exit 1", 30, "sacct: down")
+    for body, limit_s, said in cases:
+        monkeypatch.setattr(sacct, "_TIMEOUT_S", limit_s)
         script.write_text(f"#!/bin/sh\n{body}\n")
         script.chmod(0o755)
         began = time.monotonic()

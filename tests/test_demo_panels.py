@@ -26,7 +26,7 @@ from jobwatt.demo.simulation import Simulation
 
 pytestmark = [pytest.mark.slow, pytest.mark.prometheus]
 DAY, DAYS = 86_400, 2
-LIMIT_S = 240
+LIMIT_S = 480
 QUERIES = [query for name in boards() for query in queries(name)]
 
 
@@ -41,7 +41,7 @@ class Demo:
         """The result of a question, and the seconds it took."""
         began = time.perf_counter()
         body = urllib.parse.urlencode(arguments).encode()
-        with urllib.request.urlopen(f"{self.root}/{path}", body, timeout=60) as answer:
+        with urllib.request.urlopen(f"{self.root}/{path}", body, timeout=120) as answer:
             text = answer.read()
         return json.loads(text)["data"]["result"], time.perf_counter() - began
 
@@ -85,7 +85,7 @@ def demo(tmp_path_factory):
             yield one
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(180)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_query_gives_data(query, demo, subjects):
     if query.instant:
         path, when = "query", {"time": now}
     asked = [demo.ask(path, query=expr, **when)]
-    while asked[-1][1] >= 1 and len(asked) < 3:  # this machine may be busy with something else
+    while asked[-1][1] >= 1 and len(asked) < 8:  # this machine may be busy with something else
         asked.append(demo.ask(path, query=expr, **when))
     assert min(took for _, took in asked) < 1
     assert asked[0][0] or (query.board, query.panel, query.letter) in RIGHTLY_EMPTY, expr
@@ -205,14 +205,16 @@ def lab_gpu_kwh(demo, window, account):
     series = (
         f'jobwatt:account_component_energy_joules:rate5m{{account="{account}",component="gpu"}}'
     )
-    return demo.value(f"sum(sum_over_time({series}[1d:5m])) * 300 / 3.6e6", end)
+    expr = f"sum(sum_over_time({series}[1d:5m])) * 300 / 3.6e6"
+    found, _ = demo.ask("query", query=expr, time=end)
+    return float(found[0]["value"][1]) if found else 0.0  # there are days on which a lab has no job
 
 
 @pytest.mark.parametrize("account", ["ltci", "lisn", "samovar", "l2s", "satie"])
 def test_gpu_energy_of_a_lab(account, demo, window):
-    """Short jobs and all: each lab's GPU energy is what was simulated, within 0.5 %."""
+    """Short jobs and all: each lab's GPU energy is what was simulated, within 0.5 %, and 3 Wh where it is next to none."""
     truth = window[1].account_gpu_uj[account] / KWH_UJ
-    assert lab_gpu_kwh(demo, window, account) == pytest.approx(truth, rel=0.005)
+    assert lab_gpu_kwh(demo, window, account) == pytest.approx(truth, rel=0.005, abs=0.003)
 
 
 def test_unused_energy_of_users(demo, window):
@@ -283,12 +285,12 @@ def test_grams_of_the_cluster(demo, window):
 
 
 def test_grams_of_users_unused_energy(demo, window):
-    """The five users with most of it, within 0.5 %."""
+    """The five users with most of it, within 0.5 %, and the grams of 2 Wh where it is next to none."""
     found = summed(demo, window, "jobwatt:user_gpu_idle_co2e_grams:rate5m", "user")
     worst = [user for user, _ in window[1].user_idle_uj.most_common(5)]
     for user in worst:
         by_hour = {hour: truth.user_idle_uj[user] for hour, truth in demo.hours.items()}
-        assert found[user] == pytest.approx(grams(by_hour), rel=0.005), user
+        assert found[user] == pytest.approx(grams(by_hour), rel=0.005, abs=0.1), user
 
 
 def test_euros_of_jobs_unused_time(demo, window):

@@ -155,7 +155,7 @@ def test_kernel_limits(tmp_path, limit, reason):
     command = ["unshare", "-Ur", sys.executable, "-c", LIMITED, limit, str(tmp_path)]
     paths = os.pathsep.join(p for p in sys.path if p)
     result = subprocess.run(
-        command, capture_output=True, text=True, env={"PYTHONPATH": paths}, check=False, timeout=30
+        command, capture_output=True, text=True, env={"PYTHONPATH": paths}, check=False, timeout=90
     )
     if "unshare" in result.stderr:
         pytest.skip(f"needs user namespaces: {result.stderr.strip()}")
@@ -209,7 +209,7 @@ def test_real_cgroup_v1(tmp_path, events):
 
 @needs_v1
 def test_real_half_second_job(tmp_path, events):
-    """A job that lives for 50 ms between two samples a second apart is seen through its event."""
+    """A job that lives for half a second between two samples a second apart is seen through its event."""
     base = CPUACCT / f"jobwatt_test_{os.getpid()}"
     (base / "slurm_n/uid_1").mkdir(parents=True)
     (tmp_path / "cpuacct").symlink_to(base)
@@ -218,9 +218,9 @@ def test_real_half_second_job(tmp_path, events):
     try:
         watch.sync(cgroups.watch_dirs())
         cgroups.scan(1)
-        code = f"import os,time; os.mkdir({str(job)!r}); time.sleep(.05); os.rmdir({str(job)!r})"
+        code = f"import os,time; os.mkdir({str(job)!r}); time.sleep(.5); os.rmdir({str(job)!r})"
         process = subprocess.Popen([sys.executable, "-c", code])
-        found, woken, end = [], 0, time.monotonic() + 10
+        found, woken, end = [], 0, time.monotonic() + 60
         while (process.poll() is None or woken < 2) and time.monotonic() < end:
             if select.select([watch.fileno()], [], [], 1)[0] and watch.drain():
                 woken += 1

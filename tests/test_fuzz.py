@@ -26,7 +26,7 @@ from jobwatt.slurm import rpc, text
 from jobwatt.sources.nvml_calls import Calls
 
 FOUND = Path(__file__).parent / "fuzz" / "found"
-HANG_S = 20.0  # an input takes milliseconds; this machine may be busy
+HANG_S = 90.0  # an input takes milliseconds; this machine may be busy
 MUTATIONS = 200  # of a target with a whole share of the inputs
 
 

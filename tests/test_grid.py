@@ -86,7 +86,7 @@ def config(server, secrets, *kinds, zone="FR", top="", more=""):
         "promql": f'query = "max(mix)"\nscope = "lifecycle"\nfigure = "average"\ntoken_file = "{secrets}/prom"',
     }
     sources = [
-        f'[[source]]\nkind = "{kind}"\nurl = "{server.url}"\ntimeout = "2s"\n{given[kind]}\n{more}\n'
+        f'[[source]]\nkind = "{kind}"\nurl = "{server.url}"\ntimeout = "20s"\n{given[kind]}\n{more}\n'
         for kind in kinds
     ]
     return grid_settings.parse(f'zone = "{zone}"\n{top}\n' + "\n".join(sources))
@@ -411,7 +411,9 @@ FAULTS = [
 def test_a_fault_is_counted_and_the_last_figure_stays(server, secrets, fault, outcome):
     """Whatever is answered, the poll ends in bounded time with its reason, and what was known is still shown."""
     made = config(server, secrets, "rte")
-    source = grid_settings.SourceConfig(**{**_fields(made.sources[0]), "timeout_s": 0.5})
+    source = grid_settings.SourceConfig(
+        **{**_fields(made.sources[0]), "timeout_s": 1.5 if outcome == "timeout" else 20}
+    )
     grid = Grid(grid_settings.GridConfig("FR", sources=(source,)), None)
     asked(grid)
     server.fault = fault
@@ -501,9 +503,15 @@ def test_a_names_addresses_share_the_deadline(server, monkeypatch):
     port = int(server.url.rpartition(":")[2])
     with netfaults.silent_first(monkeypatch, "grid.test", port):
         server.fault = gridmock.answering(b"[7]")
-        began_s = time.monotonic()
-        assert Fetcher(2)(f"http://grid.test:{port}/") == [7]
-        assert time.monotonic() - began_s < 10  # one deadline each would be twenty seconds
+        for limit_s in (2, 20):  # the second where a busy machine did not do it within the first
+            found, began_s = None, time.monotonic()
+            with suppress(GridError):
+                found = Fetcher(limit_s)(f"http://grid.test:{port}/")
+                break
+        assert found == [7]
+        assert (
+            time.monotonic() - began_s < 5 * limit_s
+        )  # one deadline each would be ten times as long
 
 
 def test_through_a_proxy(tls, secrets, monkeypatch):
@@ -686,7 +694,7 @@ def test_any_value_in_the_right_shape(values, moment):
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)  # fmt: skip
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)  # fmt: skip
 @given(raw=st.binary(max_size=300), head=st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nContent-Length: "]))  # fmt: skip
 def test_any_bytes_are_an_answer_or_a_reason(server, raw, head):
     """What is no HTTP, or HTTP that means nothing, is a reason too."""
@@ -922,10 +930,11 @@ def test_prometheus_finds_one_intensity(server, secrets, tmp_path):
     expression = f'{INTENSITY}{{zone="FR"}} and on (zone, source, scope, kind) jobwatt_grid_chosen == 1'  # fmt: skip
     try:
         with Prometheus(tmp_path / "server", [f"127.0.0.1:{web.address[1]}"]) as prometheus:
-            until = time.monotonic() + 30
-            while not (found := prometheus.query(expression)):
+            until = time.monotonic() + 60
+            while len(prometheus.query(INTENSITY)) < 4:
                 assert time.monotonic() < until
                 time.sleep(0.1)
+            found = prometheus.query(expression)
             assert [(dict(labels)["source"], value) for labels, value in found.items()] == [
                 ("electricitymaps", 58)
             ]
@@ -967,12 +976,12 @@ class Process:
         raise AssertionError(self.said)
 
     def get(self, path):
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=60) as answer:
             return answer.read()
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        self.said += self.process.communicate(timeout=20)[1]
+        self.said += self.process.communicate(timeout=60)[1]
         return self.process.returncode
 
 
@@ -1009,7 +1018,7 @@ def test_the_process_polls(server, secrets, tmp_path):
     try:
         for value in (22, 23):
             server.rte = value
-            until = time.monotonic() + 30
+            until = time.monotonic() + 60
             while shown(process.get("/metrics")).get((INTENSITY, "rte")) != value:
                 assert time.monotonic() < until
                 time.sleep(0.1)

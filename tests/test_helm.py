@@ -71,7 +71,7 @@ def test_a_misspelt_field_would_be_seen():
 def operator_says(objects):
     done = subprocess.run(
         ["node", TOOLS / "validate.mjs"],
-        input=json.dumps(objects), capture_output=True, text=True, timeout=60, check=False,
+        input=json.dumps(objects), capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

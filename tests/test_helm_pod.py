@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -21,6 +20,7 @@ from helmchart import (
     of,
     template,
 )
+from prom import free_port
 from trees import Node
 
 pytestmark = pytest.mark.npm
@@ -57,15 +57,9 @@ def pod_of(tmp_path, **values):
     return pod, f"http://127.0.0.1:{port}"
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def answer(url):
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with urllib.request.urlopen(url, timeout=30) as reply:
             return reply.read().decode()
     except OSError:
         return ""
@@ -74,7 +68,7 @@ def answer(url):
 def status(url):
     """What a kubelet looks at."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with urllib.request.urlopen(url, timeout=30) as reply:
             return reply.status
     except urllib.error.HTTPError as err:
         return err.code
@@ -99,7 +93,7 @@ def test_the_daemon_runs_with_the_rights_of_its_pod(tmp_path, node, root):
         ready, health = (
             url + probes[name]["httpGet"]["path"] for name in ("readinessProbe", "livenessProbe")
         )
-        wait(lambda: answer(ready) or process.poll() is not None, 30)
+        wait(lambda: answer(ready) or process.poll() is not None, 90)
         assert process.poll() is None, process.stdout.read()
         assert answer(health)
         page = answer(f"{url}/metrics")
@@ -122,7 +116,7 @@ def secret(folder, **files):
 def helm_test(pod, url):
     """What `helm test` runs, against this address."""
     command = [sys.executable, *pod["containers"][0]["command"][1:], f"{url}/readyz"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -153,10 +147,10 @@ def test_the_central_commands_run_with_the_rights_of_their_pods(tmp_path, node, 
     node["secret-bmc"] = secret(tmp_path / "bmc", credentials=b"reader:secret\n")
     tester, url = objects["Pod", "demo-jobwatt-test"]["spec"], f"https://127.0.0.1:{own['port']}"
     with podlike.running(pod, node, tmp_path / "scratch") as process:
-        wait(lambda: not helm_test(tester, url)[0] or process.poll() is not None, 30)
+        wait(lambda: not helm_test(tester, url)[0] or process.poll() is not None, 90)
         assert process.poll() is None, process.stdout.read()
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=30)
+        said, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     assert "secret" not in said.replace("/secrets/", "")
     assert "credentials_file" not in said
@@ -187,7 +181,7 @@ def test_a_page_that_asks_for_certificates_passes_helm_test(tmp_path, node):
     )
     assert helm_test(tester, url)[0] == 1
     with podlike.running(pod, node, tmp_path / "scratch") as process:
-        wait(lambda: not helm_test(tester, url)[0] or process.poll() is not None, 30)
+        wait(lambda: not helm_test(tester, url)[0] or process.poll() is not None, 90)
         assert process.poll() is None, process.stdout.read()
 
 
@@ -202,7 +196,7 @@ def test_probes_see_behind_a_password(tmp_path, node):
     with podlike.running(pod, node, tmp_path / "scratch") as process:
         for name in ("startupProbe", "readinessProbe", "livenessProbe"):
             probe = url + asked[name]["httpGet"]["path"]
-            wait(lambda probe=probe: status(probe) == 200 or process.poll() is not None, 30)
+            wait(lambda probe=probe: status(probe) == 200 or process.poll() is not None, 90)
             assert process.poll() is None, process.stdout.read()
         assert status(f"{url}/metrics") == 401
         tester = objects["Pod", "demo-jobwatt-test"]["spec"]
@@ -214,7 +208,7 @@ def test_host_proc_in_place_of_host_pids(tmp_path, node):
     pod, url = pod_of(tmp_path, hostPID=False)
     node["/proc"] = node["/sys"].parent / "proc"
     with podlike.running(pod, node, tmp_path / "scratch"):
-        page = wait(lambda: answer(f"{url}/metrics"), 30)
+        page = wait(lambda: answer(f"{url}/metrics"), 90)
     assert f"jobwatt_node_memory_total_bytes {64 << 30}" in page  # what trees.Node says
 
 
@@ -223,7 +217,7 @@ def test_without_root_or_a_group_there_is_no_rapl(tmp_path, node):
     pod, url = pod_of(tmp_path, privileges={"root": False})
     os.chown(node["/var/lib/jobwatt"], 65532, 65532)
     with podlike.running(pod, node, tmp_path / "scratch"):
-        page = wait(lambda: answer(f"{url}/metrics"), 30)
+        page = wait(lambda: answer(f"{url}/metrics"), 90)
     assert "jobwatt_rapl_energy_joules_total{" not in page
 
 
@@ -245,6 +239,6 @@ def test_what_the_pod_may_do(tmp_path, node, script, privileges, works):
     with subprocess.Popen(["sleep", "60"], user=65534, group=65534, env={"A": "b"}) as users:
         command = script.format(pid=users.pid)
         with podlike.running(pod, node, tmp_path / "scratch", ["sh", "-c", command]) as process:
-            said, _ = process.communicate(timeout=30)
+            said, _ = process.communicate(timeout=90)
         users.kill()
     assert (process.returncode == 0) == works, said

@@ -26,7 +26,8 @@ import released
 from daemon import wait
 from helmchart import flat, template
 from jobwatt import __version__
-from test_helm_pod import answer, free_port, node, pod_of  # noqa: F401  node is a fixture
+from prom import free_port
+from test_helm_pod import answer, node, pod_of  # noqa: F401  node is a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +169,7 @@ def test_the_charts_pod_runs_in_it(tmp_path: Path, node, image, as_root: bool) -
             os.chown(counter, 0, 990)
             counter.chmod(0o440)
     with podlike.running(pod, node, tmp_path / "scratch", image=image) as process:
-        wait(lambda: answer(f"{url}/readyz") or process.poll() is not None, 60)
+        wait(lambda: answer(f"{url}/readyz") or process.poll() is not None, 90)
         assert process.poll() is None, process.stdout.read()
         page = answer(f"{url}/metrics")
     assert 'jobwatt_rapl_energy_joules_total{zone="package-0"' in page
@@ -190,7 +191,7 @@ def test_what_helm_test_and_doctor_need_is_there(tmp_path: Path, node, image) ->
         (["sh", "-c", "true"], 1, "No such file"),
     ]):  # fmt: skip
         with podlike.running(pod, node, tmp_path / f"scratch{n}", argv, image) as process:
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=90)
         assert (process.returncode, said in out) == (code, True), out
 
 
@@ -209,6 +210,6 @@ def test_the_image_alone(tmp_path: Path, image: podlike.Image) -> None:
         }],
     }  # fmt: skip
     with podlike.running(pod, {}, tmp_path / "scratch", image=image) as process:
-        page = wait(lambda: answer(f"http://127.0.0.1:{port}/metrics"), 60)
+        page = wait(lambda: answer(f"http://127.0.0.1:{port}/metrics"), 90)
     assert "jobwatt_node_cpu_seconds_total" in page or "jobwatt_build_info" in page
     assert process.returncode == 0

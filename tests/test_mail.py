@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 import shutil
 import time
@@ -11,6 +12,7 @@ import pytest
 
 import mailnodes
 from alertmanager import SITE, Alert, Alertmanager, Mailbox, meanwhile, rendered
+from daemon import wait
 from mailchain import FACTOR, Chain
 from mailview import DESKTOP, PHONE, html_rows, picture, problems, text_rows
 
@@ -21,6 +23,7 @@ pytestmark = [
     ),
 ]
 HOUR, KWH = 3600.0, 3.6e6
+WEEK_COST = "jobwatt:user_gpu_idle_cost:week"
 LATE_S = (
     4.0  # real seconds (eight minutes): a scrape, three evaluations in a row, sending, grouping
 )
@@ -36,7 +39,7 @@ def chain(tmp_path_factory):
     """The chain, once the mails of both owners have come, and a good while later."""
     with Chain(tmp_path_factory.mktemp("chain")) as running:
         for user in mailnodes.WRITTEN_TO:
-            running.mailbox.expect(1, f"{user}@example.org", limit_s=90)
+            running.mailbox.expect(1, f"{user}@example.org", limit_s=110)
         time.sleep(2 * LATE_S)
         yield running
 
@@ -64,7 +67,8 @@ def test_each_owner_gets_one_mail_about_just_their_jobs(chain):
 def test_the_numbers_are_those_of_the_exporters(chain):
     """
     Both parts say what the exporters' pages said; the counters only grow, so a figure lies between
-    the page LATE_S before the mail and the page at its arrival, and half a printed digit beside.
+    the page LATE_S before the mail (on a busy machine, by what else was late then) and the page at its
+    arrival, and half a printed digit beside.
     """
     for user in mailnodes.WRITTEN_TO:
         (mail,) = chain.mailbox.to(f"{user}@example.org")
@@ -82,12 +86,9 @@ def test_the_numbers_are_those_of_the_exporters(chain):
 
 
 def check_figures(chain, at, job, row):
-    seconds = [
-        chain.wasted(job, "jobwatt_job_gpu_idle_seconds_total", t) for t in (at - LATE_S, at)
-    ]
-    joules = [
-        chain.wasted(job, "jobwatt_job_gpu_idle_energy_joules_total", t) for t in (at - LATE_S, at)
-    ]
+    between_s = (at - LATE_S - chain.late_s(at), at)
+    seconds = [chain.wasted(job, "jobwatt_job_gpu_idle_seconds_total", t) for t in between_s]
+    joules = [chain.wasted(job, "jobwatt_job_gpu_idle_energy_joules_total", t) for t in between_s]
     hours, kwh = [s / HOUR for s in seconds], [1.2 * j / KWH for j in joules]  # PUE 1.2
     between(float(row["GPU hours"]), hours, 0.05)
     between(float(row["kWh"]), kwh, 0.005)
@@ -109,13 +110,12 @@ def test_the_week_is_the_sum_of_the_jobs(chain):
     before the mail was made: the rate looks back five, the week is summed in steps of five every four, and
     the first five of a job are not seen. The mail comes up to LATE_S after it was made.
 
-    Money is recorded up to a minute after the hours: of the first step of five minutes that has hours, the
+    Money is recorded up to a minute after the hours: of the first steps of five minutes that have hours, the
     money may not be there yet.
     """
     for user, jobs in mailnodes.WRITTEN_TO.items():
-        step = sum(map(mailnodes.idle_gpus, jobs)) * 5 / 60
         (mail,) = chain.mailbox.to(f"{user}@example.org")
-        ago = 20 * 60 / FACTOR + LATE_S
+        ago = 20 * 60 / FACTOR + LATE_S + chain.late_s(mail.at)
         bounds = [
             sum(chain.wasted(job, "jobwatt_job_gpu_idle_seconds_total", at) for job in jobs) / HOUR
             for at in (mail.at - ago, mail.at)
@@ -126,7 +126,12 @@ def test_the_week_is_the_sum_of_the_jobs(chain):
                 part,
             )
             between(float(said[1]), bounds, 0.05)
-            between(float(said[4]), [0.8 * (float(said[1]) - step), 0.8 * float(said[1])], 0.05)
+            recorded = [
+                chain.prometheus.value(f'{WEEK_COST}{{user="{user}"}} @ {at:.3f}')
+                for at in (mail.at - ago, mail.at)
+            ]
+            between(float(said[4]), recorded, 0.005)
+            assert float(said[4]) <= 0.8 * float(said[1]) + 0.05
 
 
 @pytest.mark.slow
@@ -157,6 +162,14 @@ def manager(tmp_path, mailbox):
         yield running
 
 
+@pytest.fixture
+def unhurried(tmp_path, mailbox):
+    """One whose day lasts three minutes: it waits 1.25 s for what else there is to tell, operators 0.1 s."""
+    files = rendered(SITE, tmp_path, mailbox.port, MINUTE_DAYS // 3)
+    with Alertmanager(tmp_path / "alertmanager", files) as running:
+        yield running
+
+
 @pytest.mark.parametrize("how", ["gone", "451 try again later"])
 @pytest.mark.slow
 def test_the_mail_server_goes_away_and_comes_back(mailbox, manager, how):
@@ -166,8 +179,8 @@ def test_the_mail_server_goes_away_and_comes_back(mailbox, manager, how):
     else:
         mailbox.refuse = how
     manager.post([Alert("JobwattGPUIdle")])
-    time.sleep(4)
-    assert manager.counter("alertmanager_notification_requests_failed_total") >= 2
+    failed = "alertmanager_notification_requests_failed_total"
+    wait(lambda: manager.counter(failed) >= 2, why="for two attempts")
     assert manager.counter("alertmanager_notifications_failed_total") == 0
     assert mailbox.mails == []
     mailbox.refuse = ""
@@ -185,12 +198,12 @@ def again(manager, mailbox, alerts, mails, seconds=3.0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("interval", "wait_s", "end", "mails"), [
-    ("1s", 2.5, "kill", 1),  # --data.maintenance-interval: the log of mails was on the disk
-    ("15m", 0.2, "kill", 2),  # the default: killed within 15 minutes of the mail, it does not know of it
-    ("15m", 0.2, "stop", 1),  # ended in order, it writes its log
+@pytest.mark.parametrize(("interval", "end", "mails"), [
+    ("1s", "kill", 1),  # --data.maintenance-interval: the log of mails was on the disk
+    ("15m", "kill", 2),  # the default: killed within 15 minutes of the mail, it does not know of it
+    ("15m", "stop", 1),  # ended in order, it writes its log
 ])  # fmt: skip
-def test_alertmanager_is_killed(tmp_path, mailbox, interval, wait_s, end, mails):
+def test_alertmanager_is_killed(tmp_path, mailbox, interval, end, mails):
     """Restarted with its data: mailed twice is only what it had mailed since it last wrote its log."""
     files = rendered(SITE, tmp_path, mailbox.port, MINUTE_DAYS)
     flags = ("--cluster.listen-address=", f"--data.maintenance-interval={interval}")
@@ -198,7 +211,9 @@ def test_alertmanager_is_killed(tmp_path, mailbox, interval, wait_s, end, mails)
     with Alertmanager(tmp_path / "alertmanager", files, *flags) as manager:
         manager.post(alerts)
         mailbox.expect(1)
-        time.sleep(wait_s)
+        wait(manager.tried, why="for what the mail server has answered")
+        wait(lambda: interval != "1s" or manager.kept("alice"), why="for the log on the disk")
+        time.sleep(0.2)
         getattr(manager, end)()
         manager.start()
         again(manager, mailbox, alerts, mails)
@@ -237,6 +252,8 @@ def pair(tmp_path, mailbox):
     try:
         for one in both:
             one.wait()
+        for one in both:
+            wait(lambda one=one: one.peers() == 2, why="for the other one")
         yield both
     finally:
         for one in both:
@@ -261,6 +278,7 @@ def test_a_pair_mails_nothing_twice(mailbox, pair):
     meanwhile(lambda: post(alerts, pair[1:]), 4)
     mailbox.expect(1, "bob@example.org")
     pair[0].start()
+    wait(lambda: pair[0].peers() == 2, why="for the other one")
     meanwhile(lambda: post(alerts, pair), 5)
     pair[1].kill()
     meanwhile(lambda: post(alerts, pair[:1]), 3)
@@ -288,9 +306,9 @@ ODD = ["eve,alice@example.org", 'eve"', "eve\nBcc: alice@example.org", "alice@ex
 
 
 @pytest.mark.slow
-def test_odd_user_names_address_nobody_else(mailbox, manager):
+def test_odd_user_names_address_nobody_else(mailbox, unhurried):
     """A comma, quotes, a line break or an @: the operators are told, and nobody is written to."""
-    manager.post(
+    unhurried.post(
         [Alert("JobwattGPUIdle", user=user, jobid=str(n)) for n, user in enumerate([*ODD, ""])]
     )
     (mail,) = mailbox.expect(1)
@@ -343,7 +361,7 @@ def test_only_the_listed(tmp_path, mailbox):
 
 
 @pytest.mark.slow
-def test_an_array_of_500_jobs_is_one_mail(mailbox, manager, tmp_path):
+def test_an_array_of_500_jobs_is_one_mail(mailbox, tmp_path):
     """Thirty rows and a count, short enough that no mail program cuts it off (at 102 kB some do)."""
     alerts = [
         Alert(
@@ -353,9 +371,16 @@ def test_an_array_of_500_jobs_is_one_mail(mailbox, manager, tmp_path):
         )
         for n in range(500)
     ]
-    manager.post(alerts)
-    (mail,) = mailbox.expect(1)
-    again(manager, mailbox, alerts, 1, seconds=2)
+    # it waits 0.4, 8 or 25 s for more: in the first of them a busy machine may not have taken them all
+    for factor in (MINUTE_DAYS, 72, 24):
+        files = rendered(SITE, tmp_path, mailbox.port, factor)
+        with Alertmanager(tmp_path / f"alertmanager-{factor}", files) as manager:
+            manager.post(alerts)
+            (mail,) = mailbox.expect(1)
+            if "500" in mail.subject:
+                again(manager, mailbox, alerts, 1, seconds=2)
+                break
+        mailbox.mails.clear()
     assert mail.subject == "Unused GPU time in 500 of your jobs on alpha"
     assert [row["Job"] for row in html_rows(mail.html)] == [str(70_000 + n) for n in range(30)]
     assert len(text_rows(mail.text)) == 30
@@ -386,29 +411,33 @@ def test_twenty_flaps_are_no_news(mailbox, manager):
 def test_at_most_one_mail_a_day(tmp_path, mailbox):
     """New jobs idle all the time: a mail a day (here ten seconds), each with what idles by then."""
     files = rendered(SITE, tmp_path, mailbox.port, 8640)
-    alerts = [Alert("JobwattGPUIdle", jobid="7000")]
+    alerts, posted_s = [Alert("JobwattGPUIdle", jobid="7000")], [0.0]
 
     def more():
         alerts.append(Alert("JobwattGPUIdle", jobid=str(7000 + len(alerts))))
         manager.post(alerts)
+        posted_s.append(time.time())
+        time.sleep(0.5)
+        return len(mailbox.mails) == 3
 
     with Alertmanager(tmp_path / "alertmanager", files) as manager:
-        meanwhile(more, 22, every_s=0.5)
+        wait(more, 120, "for the third day's mail")
+        meanwhile(more, 1)
     first, second, third = mailbox.mails
     for gap in (second.at - first.at, third.at - second.at):
-        assert 9.5 < gap < 11
-    assert len(text_rows(third.text)) == 30
-    assert 15 < len(text_rows(second.text)) < 25
+        assert gap > 8  # ten seconds, but for a mail that a busy machine held up
+    for mail in (second, third):
+        # it takes a while to be sent, and one more may just have been posted
+        least, most = (bisect.bisect(posted_s, at) for at in (mail.at - 5, mail.at))
+        assert min(least, 30) <= len(text_rows(mail.text)) <= min(most + 1, 30)
 
 
-@pytest.mark.parametrize("text", ["[schedule]\ndays = ['{tomorrow}']", "[schedule]\nholidays = ['{today}']\nhours = '00:00-24:00'\ndays = ['monday:sunday']"])  # fmt: skip
+@pytest.mark.parametrize("text", ["[schedule]\ndays = ['{after}']", "[schedule]\nholidays = ['{today}', '{tomorrow}']\nhours = '00:00-24:00'\ndays = ['monday:sunday']"])  # fmt: skip
 @pytest.mark.slow
 def test_nights_and_holidays_are_quiet(tmp_path, mailbox, text):
-    """On a day off owners are not written to; the operators are."""
-    now = datetime.now(UTC)
-    if now.hour == 23 and now.minute > 55:
-        pytest.skip("the day is about to end")
-    day = text.format(today=now.date(), tomorrow=f"{now + timedelta(days=1):%A}".lower())
+    """On a day off owners are not written to; the operators are. The next day is off as well, should it begin."""
+    today, tomorrow, after = (datetime.now(UTC) + timedelta(days=n) for n in range(3))
+    day = text.format(today=today.date(), tomorrow=tomorrow.date(), after=f"{after:%A}".lower())
     site = re.sub(r"\[schedule\].*?(?=\[links\])", f"{day}\n", SITE, flags=re.DOTALL)
     files = rendered(site, tmp_path, mailbox.port, MINUTE_DAYS)
     with Alertmanager(tmp_path / "alertmanager", files) as manager:
@@ -423,9 +452,9 @@ def down(instance, name="JobwattExporterDown"):
     return Alert(name, user="", jobid="", audience="ops", labels={"instance": instance, "severity": "critical"})  # fmt: skip
 
 
-def test_the_more_telling_alert_is_mailed(mailbox, manager):
+def test_the_more_telling_alert_is_mailed(mailbox, unhurried):
     """Never-used silences low use of the same job, not of another, and not on another cluster."""
-    manager.post([
+    unhurried.post([
         Alert("JobwattGPUNeverUsed", jobid="1"), Alert("JobwattGPUIdle", jobid="1"), Alert("JobwattLowGPUUse", jobid="1"),
         Alert("JobwattLowGPUUse", jobid="2"), Alert("JobwattTooManyCPUsPerGPU", jobid="2"),
         Alert("JobwattShortFailingJobs", jobid="", annotations={"nodes": "", "gpus": "", "held": ""}),
@@ -445,10 +474,10 @@ def test_the_more_telling_alert_is_mailed(mailbox, manager):
 
 
 @pytest.mark.slow
-def test_what_is_not_measured_is_for_the_operators(mailbox, manager):
+def test_what_is_not_measured_is_for_the_operators(mailbox, unhurried):
     """A job on a node without its exporter: its owner hears nothing, the operators do; a dead exporter has no other news."""
     unmeasured = Alert("JobwattGPUsUnmeasured", jobid="1", audience="ops")
-    manager.post(
+    unhurried.post(
         [
             unmeasured,
             Alert("JobwattGPUIdle", jobid="1"),
@@ -468,7 +497,7 @@ def test_what_is_not_measured_is_for_the_operators(mailbox, manager):
     (failing,) = [mail for mail in mailbox.mails if "SourceFailing" in mail.subject]
     assert 'instance="gpu02"' in failing.text
     assert "https://hpc.example.org/runbooks/JobwattSourceFailing.md" in failing.text
-    assert manager.states()["JobwattGPUIdle"] == "suppressed"
+    assert unhurried.states()["JobwattGPUIdle"] == "suppressed"
 
 
 def test_operators_hear_of_the_end(mailbox, manager):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from jobwatt.model import (
     NS_PER_S,
     Device,
     Domain,
+    Failure,
     GpuState,
     Kind,
     Reading,
@@ -165,18 +167,18 @@ def test_values_carry_the_moment_of_their_own_call(script: Script) -> None:
     script.write()
     with nvmlshim.loaded(script):
         source = open_source()
-        before = nvmlshim.boottime_ns()
-        first = of(source.read(full=False), gpu.uuid)
-        time.sleep(0.05)
-        last = of(source.read(full=False), gpu.uuid)
-        after = nvmlshim.boottime_ns()
+        times, off_uj = [nvmlshim.boottime_ns()], []
+        for _ in range(9):
+            reading = of(source.read(full=False), gpu.uuid)
+            assert reading is not None
+            times += [reading.t_ns, nvmlshim.boottime_ns()]
+            off_uj.append(abs(reading.value - gpu.energy_at(reading.t_ns) * 1000))
+            time.sleep(0.01)
         source.close()
-    assert first is not None
-    assert last is not None
-    assert before < first.t_ns < last.t_ns < after
-    for reading in (first, last):
-        # Within the counter's step of 1 mJ and 1 ms between call and clock at 350 W.
-        assert abs(reading.value - gpu.energy_at(reading.t_ns) * 1000) <= 1000 + 350_000
+    assert all(earlier < later for earlier, later in pairwise(times))
+    # Within the counter's step of 1 mJ and 1 ms between call and clock at 350 W. The middle one: a busy
+    # machine may well let a process wait between the two.
+    assert sorted(off_uj)[4] <= 1000 + 350_000
 
 
 def test_a_quick_read_asks_only_for_energy_and_use(rig: Rig) -> None:
@@ -899,12 +901,19 @@ class Slow:
 def wake(slow: Slow, guarded: Guarded) -> SourceResult:
     """Let the answer come, and read until the source is back."""
     slow.may.set()
-    for _ in range(200):
-        result = guarded.read(full=True)
-        if not result.failures:
-            return result
+    until = time.monotonic() + 60
+    while (result := guarded.read(full=True)).failures:
+        assert time.monotonic() < until, result.failures
         time.sleep(0.01)
-    raise AssertionError(result.failures)
+    return result
+
+
+def answered(guarded: Guarded) -> None:
+    """Wait until the late answer is there."""
+    until = time.monotonic() + 60
+    while guarded._answers.empty():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_hanging_driver_keeps_its_gpus(script: Script) -> None:
@@ -913,8 +922,9 @@ def test_a_hanging_driver_keeps_its_gpus(script: Script) -> None:
     script.write()
     with nvmlshim.loaded(script):
         guarded = Guarded(open_source(), 0.5)
-        guarded.read(full=True)
-        before = guarded.read(full=True)
+        before = SourceResult(failures=(Failure("nvml", "hangs", "not asked yet"),))
+        while before.failures or not before.readings:
+            before = guarded.read(full=True)
         script.sleep_ms = 10**7
         script.write()
         try:
@@ -933,7 +943,7 @@ def test_a_hanging_driver_keeps_its_gpus(script: Script) -> None:
         finally:  # or closing would wait for ever
             script.sleep_ms = 0
             script.write()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (back := guarded.read(full=True)).failures and time.monotonic() < deadline:
             time.sleep(0.02)
         guarded.close()
@@ -948,7 +958,7 @@ def test_a_driver_that_is_slow_to_open_is_known_from_its_late_answer() -> None:
     guarded = Guarded(slow, 0.02)
     assert guarded.read(full=True).gpus == ()
     slow.may.set()
-    time.sleep(0.1)
+    answered(guarded)
     slow.may.clear()
     assert guarded.read(full=True).gpus == (GpuState("GPU-0", 0),)
     slow.may.set()
@@ -965,7 +975,7 @@ def test_events_of_a_late_answer_are_not_lost() -> None:
     guarded = Guarded(slow, 0.02)
     assert guarded.read(full=True).events == ()
     slow.may.set()
-    time.sleep(0.1)
+    answered(guarded)
     slow.result = SourceResult((Reading(device, Kind.ENERGY, 2, 2),), events=(own,))
     result = wake(slow, guarded)
     assert result.events == (late, own)

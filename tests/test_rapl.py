@@ -250,12 +250,17 @@ def test_a_new_zone_is_found_by_the_rescan(tmp_path: Path) -> None:
     """And not before: a read between two rescans lists no directory."""
     node = Node(tmp_path)
     node.add_rapl("intel-rapl:0", "package-0")
-    source = RaplSource(node.sys, rescan_ns=150_000_000)
+    source = RaplSource(node.sys, rescan_ns=1_000_000_000)
     source.read(full=True)
     node.add_rapl("intel-rapl:1", "package-1")
     assert len(source.read(full=True).readings) == 1
-    time.sleep(0.2)
+    _until_scan(source)
     assert len(source.read(full=True).readings) == 2
+
+
+def _until_scan(source: RaplSource) -> None:
+    while time.clock_gettime_ns(time.CLOCK_BOOTTIME) < source._next_scan_ns:
+        time.sleep(0.01)
 
 
 def test_a_replaced_zone_is_read_anew(tmp_path: Path) -> None:
@@ -275,11 +280,11 @@ def test_retries_grow_rarer(tmp_path: Path) -> None:
     node.add_rapl("intel-rapl:0", "package-0")
     file = node.add_rapl("intel-rapl:1", "package-1").path / "energy_uj"
     file.unlink()
-    source = RaplSource(node.sys, first_retry_ns=50_000_000)
+    source = RaplSource(node.sys, first_retry_ns=500_000_000)
     assert [f.reason for f in source.read(full=True).failures] == ["unreadable"]
     file.write_text("3\n")
     assert len(source.read(full=True).failures) == 1  # not tried yet, still said
-    time.sleep(0.06)
+    _until_scan(source)
     assert source.read(full=True).failures == ()
     delays = []
     file.unlink()
@@ -530,6 +535,14 @@ def test_a_pmu_that_is_not_understood_is_one_failure(tmp_path: Path, file: str, 
 @pytest.mark.slow
 def test_the_simulator_and_the_source_agree(tmp_path: Path) -> None:
     """A counter that wraps several times a second, read as it moves: the meter finds every uJ."""
+    for attempt in range(20):  # until no pause between two reads is near a wrap's 120 ms
+        if _agreed(tmp_path / str(attempt)) < 0.1:
+            return
+    pytest.fail("this machine is too busy to read every 20 ms")
+
+
+def _agreed(tmp_path: Path) -> float:
+    """One run; the longest time between two reads, in seconds. Where that was too long, nothing is checked."""
     node = Node(tmp_path)
     node.add_rapl("intel-rapl:0", "package-0", range_uj=20_000_000, energy_uj=19_999_990)
     node.add_rapl("intel-rapl:0:0", "dram", range_uj=3_000_000)
@@ -543,6 +556,7 @@ def test_the_simulator_and_the_source_agree(tmp_path: Path) -> None:
     cursors = measure({}, source.read(full=True).readings, 10**9).cursors
     totals = dict.fromkeys(cursors, 0)
     sim.start()
+    steps, last_s, longest_s = set(), time.monotonic(), 0.0
     for n in range(61):
         time.sleep(0.02)
         truth = sim.stop() if n == 60 else {}
@@ -550,12 +564,18 @@ def test_the_simulator_and_the_source_agree(tmp_path: Path) -> None:
         cursors = metered.cursors
         for delta in metered.booked:
             totals[delta.device.id, Kind.ENERGY] += delta.energy_uj
-            assert delta.step in (Step.NORMAL, Step.WRAPPED)
+            steps.add(delta.step)
+        now_s = time.monotonic()
+        longest_s, last_s = max(longest_s, now_s - last_s), now_s
+    if longest_s >= 0.1:
+        return longest_s
+    assert steps <= {Step.NORMAL, Step.WRAPPED}
     assert {zone: total for (zone, _), total in totals.items()} == {
         z: t["total_uj"] for z, t in truth.items()
     }
     assert truth["intel-rapl:0"]["total_uj"] > 4 * 20_000_000
     assert json.loads((tmp_path / "truth.json").read_text()) == truth
+    return longest_s
 
 
 def test_the_simulator_as_a_process(tmp_path: Path) -> None:
@@ -579,11 +599,11 @@ def test_the_simulator_as_a_process(tmp_path: Path) -> None:
         ],
         cwd=Path(__file__).parent,
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while int(file.read_text()) == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     told = json.loads(truth.read_text())
     assert sorted(told) == ["intel-rapl:0", "intel-rapl:0:1"]
     for zone, numbers in told.items():

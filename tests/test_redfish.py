@@ -53,7 +53,7 @@ def opened(certs, secret):
     made = []
 
     def open_bmc(bmc, **settings):
-        given = {"ca_file": certs.ca, "credentials": secret, "timeout_s": 5.0, **settings}
+        given = {"ca_file": certs.ca, "credentials": secret, "timeout_s": 30.0, **settings}
         url = given.pop("url", None) or bmc.url
         made.append(redfish.Bmc(url, **given))
         return made[-1]
@@ -552,12 +552,12 @@ def test_a_slow_answer_is_given_up(certs, opened):
         return {"PowerControl": [{"PowerConsumedWatts": 500}]}
 
     with Bmc(certs.good) as bmc:
-        client = opened(bmc, timeout_s=1.0)
+        client = opened(bmc, timeout_s=3.0)
         watts(client.look())
         bmc.tree[POWER] = slow
         began = time.monotonic()
         assert reason(client.look()) == "timeout"
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 30
         let_go.append(True)
         assert watts(client.look()) == 500
         assert bmc.logins() == 1
@@ -586,7 +586,7 @@ def test_a_drip_is_given_up(certs, opened, part):
         client = opened(bmc, timeout_s=1.0)
         began = time.monotonic()
         assert reason(client.look()) == "timeout"
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 30
         over.append(True)
 
 
@@ -598,7 +598,7 @@ def test_a_look_is_ended_from_another_thread(certs, opened):
     with Bmc(certs.good) as bmc:
         client = opened(bmc, timeout_s=120.0)
         watts(client.look())
-        bmc.on_request = lambda handler: handler.path == POWER and (over.wait(60) or True)
+        bmc.on_request = lambda handler: handler.path == POWER and (over.wait(120) or True)
         found = []
         thread = threading.Thread(target=lambda: found.append(client.look()))
         asked = len(bmc.seen)
@@ -606,7 +606,7 @@ def test_a_look_is_ended_from_another_thread(certs, opened):
         while len(bmc.seen) == asked:
             time.sleep(0.01)
         client.stop()
-        thread.join(30)
+        thread.join(60)
         assert reason(found[0]) == "timeout"
         client.close()
         assert not bmc.sessions
@@ -622,7 +622,7 @@ def test_a_bmc_that_hangs_in_the_handshake(certs, opened):
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         began = time.monotonic()
         assert reason(opened(None, url=url, timeout_s=1.0).look()) == "timeout"
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 30
 
 
 @pytest.mark.slow
@@ -633,7 +633,7 @@ def test_a_slow_tree_is_walked_in_parts(certs, opened):
             if path != "/redfish/v1":
                 bmc.tree[path] = lambda found=resource: (time.sleep(0.3), found)[1]
         client = opened(bmc, timeout_s=1.0)
-        for _ in range(10):
+        for _ in range(60):
             result = client.look()
             if result.readings:
                 break
@@ -687,7 +687,7 @@ def test_the_session_is_deleted_when_the_source_closes(certs, opened):
     with Bmc(certs.good) as bmc:
         client = opened(bmc)
         polled = Polled("bmc", client.look, every_s=0.05, limit_s=10, close=client.close)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not polled.read(full=True).readings and time.monotonic() < until:
             time.sleep(0.01)
         polled.close()
@@ -1155,7 +1155,7 @@ def test_the_daemon_with_a_bmc(certs, secret, tmp_path):
             assert 'jobwatt_wall_power_watts{source="bmc",meter="PowerControl"} 812' in page
             assert bmc.sessions
             daemon.terminate()
-            assert daemon.wait(30) == 0
+            assert daemon.wait(60) == 0
             assert not bmc.sessions
         finally:
             daemon.kill()
@@ -1176,9 +1176,9 @@ def test_a_server_that_is_not_ours(certs, opened, tmp_path):
         server = subprocess.Popen(argv, stdout=out, stderr=out)
     try:
         client = opened(None, url=f"https://127.0.0.1:{port}")
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not (result := client.look()).readings and time.monotonic() < until:
-            assert reason(result) == "unreachable"
+            assert reason(result) in {"unreachable", "timeout"}
             time.sleep(0.1)
         assert watts(result) == 374
     finally:

@@ -281,7 +281,7 @@ def audit(tmp_path: Path, server: Osv, lock: Path) -> tuple[int, str]:
         done = subprocess.run(
             [PACKAGING / "audit.sh", "-s", "osv", "--osv-url", server.url, "--cache-dir", tmp_path / "cache"],
             env={**os.environ, "PYTHON": str(nothing), "AUDIT_LOCK": str(lock), "NO_PROXY": "127.0.0.1"},
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
     finally:
         server.shutdown()

@@ -75,7 +75,7 @@ def asking(url, interval_s=0.1, node="gpu01", **access):
     finally:
         began = time.monotonic()
         source.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # those that hang do so for 40 s
     assert not source._polled._thread.is_alive()
 
 
@@ -326,15 +326,16 @@ def test_a_names_addresses_share_the_deadline(monkeypatch):
         ):
             began_s = time.monotonic()
             assert answer(source).value == 7_000_000
-            assert time.monotonic() - began_s < 6  # one deadline each would be ten seconds
+            assert time.monotonic() - began_s < 9  # one deadline each would be ten seconds
 
 
 def test_nobody_there():
     """A host that is down is one line that names it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with asking(f"http://127.0.0.1:{port}/metrics") as source:
-        found = failure(source)
+    with socket.socket() as held:  # bound, and nobody listens: nor can another program
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        with asking(f"http://127.0.0.1:{port}/metrics") as source:
+            found = failure(source)
     assert found.reason == "unreachable"
     assert f"http://127.0.0.1:{port}/metrics" in found.message
 
@@ -392,7 +393,7 @@ def test_closing_does_not_wait():
         time.sleep(40)
 
     with Odd(hang) as url, asking(url, limit_s=60):
-        assert asked.wait(10)
+        assert asked.wait(60)
 
 
 # --- pages one after another -------------------------------------------------------------------------
@@ -600,15 +601,16 @@ def test_two_daemons(tmp_path):
         nodes.append(made)
     box = Box(tmp_path / "ttyUSB0")
     box.plug()
-    box.play(ROWS[:1])
     reads = [
         f"--wattmeter.input={wattmetre.command(box.path)}",
         "--wattmeter.ports=1=gpu01,5=gpu01",
     ]
     with Daemon(nodes[0], tmp_path / "s0", *reads) as host:
-        host.until(lambda page: page.find("jobwatt_meter_energy_joules_total", node="gpu01"))
-        asks = [f"--remote.url={host.url}", "--remote.node=gpu01", "--remote.interval=1s"]
+        asks = [f"--remote.url={host.url}", "--remote.node=gpu01", "--remote.interval=2s"]
         with Daemon(nodes[1], tmp_path / "s1", *asks) as there:
+            box.play(
+                ROWS[:1]
+            )  # all the others within three intervals, or it is too old to go on from
             there.until(lambda page: page.find("jobwatt_wall_power_watts", meter="1+5"))
             there.samples(2)
             box.play(ROWS[1:300], pace=1.0)
@@ -617,5 +619,5 @@ def test_two_daemons(tmp_path):
             there.until(lambda page: page.micro(metric, meter="1+5") == expected)
             assert not host.scrape().find("jobwatt_wall_power_watts")
             host.kill()
-            there.until(lambda page: page.value("jobwatt_source_up", source="remote") == 0, 15)
+            there.until(lambda page: page.value("jobwatt_source_up", source="remote") == 0)
             assert there.scrape().micro(metric, meter="1+5") == expected

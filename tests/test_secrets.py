@@ -136,15 +136,15 @@ def test_the_daemons_secrets(tmp_path):
         daemon._flags += flags
         stack.enter_context(daemon)
         with Spy(daemon.pid) as spy:
-            wait(bmc.logins, 20, "for the BMC to be asked")
-            wait(lambda: remote.site.asked, 20, "for the remote page to be asked")
+            wait(bmc.logins, why="for the BMC to be asked")
+            wait(lambda: remote.site.asked, why="for the remote page to be asked")
             said = everything(daemon.get)
             daemon.authorization = secure.basic("someone", SENT)
             said += everything(daemon.get)
             daemon.authorization = secure.basic()
             doctor = subprocess.run(
                 [*command("doctor", *paths(daemon.node, daemon.state), "--no-source.nvml", "--no-slurm.rpc"), *flags],
-                env=environment(), capture_output=True, text=True, timeout=60, check=False,
+                env=environment(), capture_output=True, text=True, timeout=90, check=False,
             )  # fmt: skip
             said += doctor.stdout + doctor.stderr
             asked.write_text(f"reader:{REMOTE}\nX-Injected: {REMOTE}\n")
@@ -152,8 +152,8 @@ def test_the_daemons_secrets(tmp_path):
             (tmp_path / "node/web.yml").write_text(
                 f"basic_auth_users: {{{secure.USER}: {secure.PASSWORD}}}\n"
             )
-            wait(lambda: daemon.said("not a bcrypt hash") or daemon.get("/healthz"), 20)
-            wait(lambda: daemon.said("remote.credentials"), 20, "for the broken file to be said")
+            wait(lambda: daemon.said("not a bcrypt hash") or daemon.get("/healthz"))
+            wait(lambda: daemon.said("remote.credentials"), why="for the broken file to be said")
             said += everything(daemon.get)
         said += daemon.text()
     assert "not a bcrypt hash" in said
@@ -180,15 +180,15 @@ def test_the_grids_secrets(tmp_path):
         text = (tmp_path / "log").read_text
         try:
             with Spy(process.pid) as spy:
-                wait(lambda: "serves on" in text(), 20)
+                wait(lambda: "serves on" in text())
                 address = text().partition("serves on ")[2].split(",")[0].split()[0]
-                wait(lambda: canary in str(server.asked), 20, "for the token to be used")
+                wait(lambda: canary in str(server.asked), why="for the token to be used")
 
                 def get(path, accept):
                     request = urllib.request.Request(
                         f"http://{address}{path}", headers={"Accept": accept} if accept else {}
                     )
-                    with urllib.request.urlopen(request, timeout=5) as answer:
+                    with urllib.request.urlopen(request, timeout=30) as answer:
                         return answer.read().decode()
 
                 said = everything(get)
@@ -198,7 +198,7 @@ def test_the_grids_secrets(tmp_path):
                 said += everything(get)
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
             log.close()
         said += text() + (tmp_path / "cache.json").read_text()
     check(said, forms(canary))

@@ -141,7 +141,7 @@ def pdu(tmp_path: Path) -> Iterator[int]:
         agent = subprocess.Popen(argv, stdout=log, stderr=log, env=env)
         yield port
         agent.terminate()
-        agent.wait(10)
+        agent.wait(60)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def snmp_exporter(tmp_path: Path) -> Iterator[int]:
         exporter = subprocess.Popen(argv, stdout=log, stderr=log)
         yield port
         exporter.terminate()
-        exporter.wait(10)
+        exporter.wait(60)
 
 
 def _for_installed(config: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _for_installed(config: dict[str, Any]) -> dict[str, Any]:
     return {name: {**module, **old} for name, module in config["modules"].items()}
 
 
-def until(read: Callable[[], Any], ok: Callable[[Any], bool], limit_s: float = 30) -> Any:
+def until(read: Callable[[], Any], ok: Callable[[Any], bool], limit_s: float = 60) -> Any:
     """What ``read`` gives once it is ``ok``; the last answer, or the last refusal, where it never is."""
     end_s, found = time.monotonic() + limit_s, None
     while time.monotonic() < end_s:

@@ -28,7 +28,7 @@ def refused(node, state, *flags):
     """Start it with ``flags`` where it must not come up; returns exit status and stderr."""
     argv = command("serve", *paths(node, state), "--no-source.nvml", "--no-slurm.rpc", *flags)
     env = environment()
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=90, check=False)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
@@ -123,13 +123,13 @@ def test_hooks_make_it_sample_at_once(node, tmp_path):
         node.advance_rapl("intel-rapl:0", 5 * JOULE)
         job = node.add_job(7, uid=61001, cpus=range(4))
         prolog(state, job, SLURM_JOB_CPUS_PER_NODE="4")
-        daemon.until(lambda page: page.find("jobwatt_job_info", jobid="7"), 5)
+        daemon.until(lambda page: page.find("jobwatt_job_info", jobid="7"), 30)
         time.sleep(0.2)
         node.burn(job, 10**9)
         node.advance_rapl("intel-rapl:0", 40 * JOULE)
         node.end_job(job)
         epilog(state, job)
-        page = daemon.until(lambda page: page.find("jobwatt_job_end_time_seconds", jobid="7"), 5)
+        page = daemon.until(lambda page: page.find("jobwatt_job_end_time_seconds", jobid="7"), 30)
     assert page.value("jobwatt_samples_total", cause="tick") == 1
     job_uj = page.micro("jobwatt_job_energy_joules_total", jobid="7", component="cpu")
     assert 38 * JOULE <= job_uj <= 41 * JOULE
@@ -150,7 +150,7 @@ def test_a_calibration_is_taken(node, tmp_path):
     argv = command("calibrate", *paths(node, state), "--no-source.nvml", "--no-slurm.rpc", "--duration=300ms",
                    "--sample.interval=100ms")  # fmt: skip
     env = environment()
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((state / "idle.json").read_text())
     with daemon:
@@ -167,17 +167,14 @@ def test_slurm_that_starts_later(tmp_path):
         assert not page.find("jobwatt_node_energy_joules_total")
         node.add_intel(sockets=1, psys=False, mmio=False)
         node.add_job(7, uid=61001)
-        page = daemon.until(lambda page: page.find("jobwatt_rapl_energy_joules_total"), 10)
-        page = daemon.until(
-            lambda page: page.find("jobwatt_job_energy_joules_total", jobid="7"), 10
-        )
+        daemon.until(lambda page: page.find("jobwatt_rapl_energy_joules_total"))
+        daemon.until(lambda page: page.find("jobwatt_job_energy_joules_total", jobid="7"))
 
 
 @pytest.mark.slow
 def test_many_scrapers_see_one_page(node, tmp_path):
     """Scrapes between two samples are the same page, byte for byte, but for nothing."""
-    with Daemon(node, tmp_path / "state", interval="2s") as daemon:
-        daemon.samples(1)
-        wait(lambda: daemon.get("/metrics") == daemon.get("/metrics"), 5)
+    with Daemon(node, tmp_path / "state", interval="60s") as daemon:
+        wait(lambda: daemon.get("/metrics") == daemon.get("/metrics"))
         pages = {daemon.get("/metrics") for _ in range(20)}
         assert len(pages) == 1

@@ -71,7 +71,7 @@ def besieged(folder):
         jobs = JOB.format(name="plain", scheme="http", more="", port=plain.port)
         jobs += JOB.format(name="tls", scheme="https", more=login, port=tls.port)
         with Prometheus(folder / "prometheus", [], jobs=jobs) as prometheus:
-            wait(lambda: prometheus.value("sum(up)") == 2, 30, "for a scrape of both")
+            wait(lambda: prometheus.value("sum(up)") == 2, why="for a scrape of both")
             auth = f"Authorization: {tls.authorization}\r\n".encode()
             yield {
                 "plain": Besieged("plain", plain, attacks.Target(plain.port), prometheus),

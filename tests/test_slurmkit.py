@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from slurm import records, registry, scenario
+from slurm import cgroups, records, registry, scenario
 from slurmcluster import (
     Cluster,
     ClusterError,
@@ -68,6 +69,16 @@ class TestRecords:
         ]
 
 
+def left_in_the_end(ended: Cluster) -> list[str]:
+    """What is left, but for trees of cgroups in which another process's nodes of the same names have no job just now."""
+    until = time.monotonic() + 60
+    while (left := leftovers(ended)) and time.monotonic() < until:
+        if any("job_" in one or not one.startswith(f"{cgroups.ROOT}/") for one in left):
+            break
+        time.sleep(0.1)
+    return left
+
+
 @pytest.mark.slurm
 class TestLife:
     @pytest.mark.parametrize("mode", sorted({native_mode(), "linuxproc"}))
@@ -82,7 +93,7 @@ class TestLife:
                 )
                 started.wait(job, ["RUNNING"])
                 assert started.gpus(job) == {"gpu02": (0, 1)}
-            assert leftovers(started) == []
+            assert left_in_the_end(started) == []
 
     def test_two_at_once(self) -> None:
         """The end of one cluster does not touch the jobs of another with the same node names."""
@@ -96,7 +107,7 @@ class TestLife:
             time.sleep(0.3)
             assert one.states(kept) == ["RUNNING"]
             assert one.run("scontrol", "listpids", str(kept), "gpu01").count(str(kept)) >= 2
-        assert leftovers(one) == leftovers(two) == []
+        assert left_in_the_end(one) == left_in_the_end(two) == []
 
     def test_dead_owner(self, tmp_path: Path) -> None:
         """What a killed test left is removed when the next cluster starts."""
@@ -114,7 +125,7 @@ class TestLife:
         assert run_dir.is_dir()
         with Cluster(mode=native_mode(), acct=False) as started:
             assert not run_dir.exists()
-        assert leftovers(started) == []
+        assert left_in_the_end(started) == []
 
     def test_long_directory(self, tmp_path: Path) -> None:
         """A directory whose sockets would be too long is refused before anything starts."""
@@ -127,7 +138,7 @@ class TestLife:
         broken = Cluster(mode="linuxproc", acct=False, extra_conf="SelectType=select/nonsense")
         with pytest.raises(ClusterError, match="select/nonsense"):
             broken.up()
-        assert leftovers(broken) == []
+        assert left_in_the_end(broken) == []
 
 
 @pytest.mark.slurm
@@ -203,7 +214,7 @@ class TestJobs:
         assert all(
             row["State"] == "COMPLETED" for burn in burns for row in cluster.sacct(burn.jobid)
         )
-        assert sum(burn.seconds for burn in burns) < wall < sum(burn.seconds for burn in burns) + 8
+        assert sum(burn.seconds for burn in burns) < wall < sum(burn.seconds for burn in burns) + 30
 
 
 @pytest.mark.uml
@@ -237,22 +248,27 @@ class TestUml:
         script = self.payload(
             tmp_path / "p", "echo out; echo err >&2; ls /sys/fs/cgroup/cgroup.controllers; exit 7"
         )
-        assert run_in_uml(script, 60) == (7, "out\nerr\n/sys/fs/cgroup/cgroup.controllers\n")
+        assert run_in_uml(script, 180) == (7, "out\nerr\n/sys/fs/cgroup/cgroup.controllers\n")
 
-    def test_late(self, tmp_path: Path) -> None:
+    def test_late(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A payload that does not end is ended, and what it printed is kept."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # what marks this test's own guests
         script = self.payload(tmp_path / "p", "echo begun; sleep 600")
-        before = guests()
-        assert run_in_uml(script, 8) == (124, "begun\n")
-        assert guests() <= before
+        for limit_s in (8, 30, 120):  # a busy machine may not have begun after the first
+            ended = run_in_uml(script, limit_s)
+            if ended != (124, ""):
+                break
+        assert ended == (124, "begun\n")
+        assert not guests(str(tmp_path))
 
 
-def guests() -> set[int]:
+def guests(mark: str) -> set[int]:
     """Processes of User Mode Linux, zombies left out: process 1 may take its time to reap them."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(b"linux.uml"):
+            line = path.read_bytes()
+            if line.startswith(b"linux.uml") and mark.encode() in line:
                 found.add(int(path.parent.name))
     return {pid for pid in found if registry.started(pid)}
 

@@ -74,19 +74,30 @@ def job(name, certs, port, server=NODE, password=secure.PASSWORD, **files):
     return f"  - {found!r}\n".replace("None", "''")  # a flow mapping is YAML as Python writes it
 
 
-@pytest.fixture(scope="module")
-def guarded(certs, tmp_path_factory):
-    """A daemon as the guide has it."""
-    daemon = secure.daemon(tmp_path_factory.mktemp("guarded"), web_yml(certs))
+def as_the_guide_has_it(certs, folder):
+    daemon = secure.daemon(folder, web_yml(certs))
     daemon.context = secure.trusting(certs / "ca.crt", certs / "prometheus")
     daemon.context.check_hostname = False  # it is asked by address
     daemon.authorization = secure.basic()
-    with daemon:
+    return daemon
+
+
+@pytest.fixture(scope="module")
+def guarded(certs, tmp_path_factory):
+    """A daemon as the guide has it."""
+    with as_the_guide_has_it(certs, tmp_path_factory.mktemp("guarded")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def unasked(certs, tmp_path):
+    """Another one, in whose log nobody has been turned away yet."""
+    with as_the_guide_has_it(certs, tmp_path / "unasked") as daemon:
         yield daemon
 
 
 @pytest.mark.prometheus
-def test_what_prometheus_is_let_in_by(certs, guarded, tmp_path):
+def test_what_prometheus_is_let_in_by(certs, unasked, tmp_path):
     """
     One Prometheus, nine jobs: up where everything is as the guide has it, and nowhere else; and the node's log has
     one line for each reason, however often it was tried.
@@ -103,27 +114,27 @@ def test_what_prometheus_is_let_in_by(certs, guarded, tmp_path):
         for daemon in (old, test_ca):  # nobody in this test is let in there: it waits for no page
             stack.callback(daemon.start(ready=False).kill)
         jobs = [
-            job("good", certs, guarded.port),
-            job("wrong password", certs, guarded.port, password="guess"),
-            job("no certificate", certs, guarded.port, cert_file=None, key_file=None),
-            job("a server's certificate", certs, guarded.port, cert_file="node.crt", key_file="node.key"),
-            job("another name", certs, guarded.port, server="other.example.org"),
-            job("unknown CA", certs, guarded.port, ca_file="stranger-ca.crt"),
-            job("stranger", certs, guarded.port, cert_file="strange-client.crt", key_file="strange-client.key"),
+            job("good", certs, unasked.port),
+            job("wrong password", certs, unasked.port, password="guess"),
+            job("no certificate", certs, unasked.port, cert_file=None, key_file=None),
+            job("a server's certificate", certs, unasked.port, cert_file="node.crt", key_file="node.key"),
+            job("another name", certs, unasked.port, server="other.example.org"),
+            job("unknown CA", certs, unasked.port, ca_file="stranger-ca.crt"),
+            job("stranger", certs, unasked.port, cert_file="strange-client.crt", key_file="strange-client.key"),
             job("expired server", certs, old.port, server="localhost", ca_file="test-ca.crt"),
             job("expired client", certs, test_ca.port, server="localhost", ca_file="test-ca.crt", **old_pair),
         ]  # fmt: skip
         with Prometheus(tmp_path / "prometheus", [], jobs="".join(jobs)) as prometheus:
-            wait(lambda: len(prometheus.query("up")) == 9, 30, "for a scrape of each")
-            wait(lambda: prometheus.value('up{job="good"}'), 30, "for a good one")
-            wait(lambda: prometheus.value('min(count_over_time(up{job!="good"}[1m]))') >= 8, 30)
+            wait(lambda: len(prometheus.query("up")) == 9, why="for a scrape of each")
+            wait(lambda: prometheus.value('up{job="good"}'), why="for a good one")
+            wait(lambda: prometheus.value('min(count_over_time(up{job!="good"}[1m]))') >= 8)
             up = {dict(labels)["job"]: value for labels, value in prometheus.query("up").items()}
             assert up == {"good": 1.0} | {name: 0.0 for name in up if name != "good"}
             # the first may have had to wait for its password to be checked behind a wrong one
             assert prometheus.value('changes(up{job="good"}[1m])') <= 1
             assert prometheus.value('jobwatt_snapshot_timestamp_seconds{job="good"}') > 0
             assert not prometheus.query('jobwatt_snapshot_timestamp_seconds{job!="good"}')
-        lines = sorted(line.partition(": ")[2] for line in guarded.said("^W"))
+        lines = sorted(line.partition(": ")[2] for line in unasked.said("^W"))
         assert lines == [
             "127.0.0.1: TLS refused: client certificate: unable to get local issuer certificate",
             "127.0.0.1: TLS refused: client certificate: unsuitable certificate purpose",
@@ -133,7 +144,7 @@ def test_what_prometheus_is_let_in_by(certs, guarded, tmp_path):
         ]
         assert len(old.said("the client says: bad certificate")) == 1
         assert len(test_ca.said("client certificate: certificate has expired")) == 1
-    for daemon in (guarded, old, test_ca):
+    for daemon in (unasked, old, test_ca):
         assert secure.PASSWORD not in daemon.text()
         assert "guess" not in daemon.text()
 
@@ -143,7 +154,7 @@ def test_the_guides_hash(certs):
     line = secure.block("### A password").replace("python3", sys.executable, 1)
     done = subprocess.run(
         ["sh", "-euc", line], input=f"{secure.PASSWORD}\n", capture_output=True, text=True,
-        check=True, timeout=20, start_new_session=True,  # no terminal to ask at
+        check=True, timeout=60, start_new_session=True,  # no terminal to ask at
     )  # fmt: skip
     config = parse(f"basic_auth_users: {{a: {done.stdout.strip()}}}", certs / "web.yml")
     assert PasswordCheck().allows(config.users, secure.basic("a"))
@@ -155,7 +166,7 @@ def test_old_tls_is_refused(certs, guarded, version):
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{guarded.port}", f"-{version}", "-cipher",
          "ALL:@SECLEVEL=0", "-cert", certs / "prometheus.crt", "-key", certs / "prometheus.key"],
-        input=b"", capture_output=True, check=False, timeout=20,
+        input=b"", capture_output=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode != 0
     assert b"alert protocol version" in done.stderr
@@ -167,7 +178,7 @@ def test_no_renegotiation(certs, guarded):
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{guarded.port}", "-tls1_2",
          "-cert", certs / "prometheus.crt", "-key", certs / "prometheus.key"],
-        input=b"R\nR\nR\n", capture_output=True, check=False, timeout=20,
+        input=b"R\nR\nR\n", capture_output=True, check=False, timeout=60,
     )  # fmt: skip
     assert b"no renegotiation" in done.stderr
     guarded.scrape()
@@ -176,7 +187,7 @@ def test_no_renegotiation(certs, guarded):
 def keep(daemon):
     """A connection that stays open, with an answer on it."""
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", daemon.port, context=daemon.context, timeout=5
+        "127.0.0.1", daemon.port, context=daemon.context, timeout=30
     )
     connection.request("GET", "/metrics", headers={"Authorization": daemon.authorization})
     assert connection.getresponse().read()
@@ -220,7 +231,7 @@ def test_renewal(certs, tmp_path):
 def test_a_probe_needs_no_password_but_a_certificate(certs, guarded):
     """/healthz is 200 without a password; without a client's certificate nothing is answered at all."""
     response = http.client.HTTPSConnection(
-        "127.0.0.1", guarded.port, context=guarded.context, timeout=5
+        "127.0.0.1", guarded.port, context=guarded.context, timeout=30
     )
     with contextlib.closing(response) as connection:
         connection.request("GET", "/healthz")
@@ -232,7 +243,7 @@ def test_a_probe_needs_no_password_but_a_certificate(certs, guarded):
     bare.check_hostname = False
     with (
         pytest.raises(OSError),  # noqa: PT011  an alert or a reset, by the moment
-        socket.create_connection(("127.0.0.1", guarded.port), timeout=5) as sock,
+        socket.create_connection(("127.0.0.1", guarded.port), timeout=30) as sock,
         bare.wrap_socket(sock) as tls,
     ):
         tls.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")

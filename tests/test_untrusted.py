@@ -58,7 +58,7 @@ def run_hook(state, event, env):
     base = {b"PYTHONPATH": os.fsencode(PACKAGE), b"PATH": b"/usr/bin:/bin"}
     code = "import os, sys; from jobwatt.slurm.hooks import run_hook; os._exit(run_hook(sys.argv[1:], os.environ))"
     argv = [sys.executable, "-c", code, event, f"--path.state={state}"]
-    done = subprocess.run(argv, env={**base, **given}, capture_output=True, timeout=20, check=False)
+    done = subprocess.run(argv, env={**base, **given}, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0
     return done.stderr
 
@@ -159,13 +159,13 @@ def test_nasty_strings_from_end_to_end(tmp_path):
         # by hook; a uid without a name by the kernel's word, never the environment's
         for by, user in (("hook", "alice"), ("environ", "61002")):
             assert page.labels("jobwatt_job_info", "user", resolved_by=by) == {user}
-        with socket.create_connection(("127.0.0.1", daemon.port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as sock:
             sock.sendall(b"GET /\x1b]0;owned\x07\x9b2J%0d%0a HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b" 404 " in sock.recv(100)
         html = daemon.get("/")
         doctor = subprocess.run(
             [*command("doctor", *paths(node, state), "--no-slurm.rpc"), "--source.nvml"],
-            env=environment(script), capture_output=True, timeout=60, check=False,
+            env=environment(script), capture_output=True, timeout=90, check=False,
         )  # fmt: skip
         log = daemon.text()
     read = Reader()
@@ -236,7 +236,7 @@ def as_nobody(script, where, wait=True):
     )  # fmt: skip
     if not wait:
         return child
-    said, _ = child.communicate(timeout=30)
+    said, _ = child.communicate(timeout=60)
     return said
 
 
@@ -394,5 +394,5 @@ def test_a_huge_record_and_a_device(tmp_path):
     done = []
     thread = threading.Thread(target=lambda: done.append(HookDir(tmp_path).poll()), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert done == [[]]

@@ -312,7 +312,7 @@ def test_through_a_terminal(tmp_path):
     assert samples["jobwatt_meter_power_watts", "wattmeter", "5", "here"] == 183.4
     assert samples["jobwatt_wall_power_watts", "wattmeter", "1+5"] == pytest.approx(184.6)
     read_s = samples["jobwatt_meter_reading_timestamp_seconds", "wattmeter", "5", "here"]
-    assert time.time() - 10 < read_s <= time.time()
+    assert time.time() - 60 < read_s <= time.time()
     assert {s.labels[0]: s.value for s in result.events} == {"ok": 516, "repeated": 467}
 
 
@@ -442,7 +442,7 @@ def test_growing_file(tmp_path):
 def test_tcp(tmp_path):
     """A connection; when it ends it is made again, with a new epoch and the header that is known."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(60)
         with reading(f"tcp://127.0.0.1:{server.getsockname()[1]}") as source:
             for part, upto in (([HEADER, *ROWS[:400]], 400), (ROWS[405:], 978)):
                 sock, _ = server.accept()
@@ -461,7 +461,7 @@ def test_no_header(monkeypatch):
     """Joined in the middle of a stream: it does not guess which column is what, and says what to do."""
     monkeypatch.setattr(wattmeter, "_STALE_NS", 0)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(60)
         with reading(f"tcp://127.0.0.1:{server.getsockname()[1]}") as source:
             sock, _ = server.accept()
             sock.sendall(lines(ROWS[:10]))
@@ -566,7 +566,7 @@ def test_once(node, tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=True,
     )
     page = Page(done.stdout)
@@ -600,7 +600,7 @@ def test_daemon(node, tmp_path):
         expected = energy(ROWS[:200], "1") + energy(ROWS[:200], "5")
         assert first == expected
         box.unplug()
-        daemon.until(lambda page: page.value("jobwatt_meter_up") == 0, 15)
+        daemon.until(lambda page: page.value("jobwatt_meter_up") == 0)
         page = daemon.samples(2)
         assert page.value("jobwatt_source_up", source="wattmeter") == 0
         assert not page.find("jobwatt_wall_power_watts", meter="1+5")

@@ -94,6 +94,13 @@ def serving(address="127.0.0.1:0", site=None, config=None, limits=None):
 
 @pytest.fixture
 def server():
+    with serving(limits=Limits(connections=8)) as server:
+        yield server
+
+
+@pytest.fixture
+def hasty():
+    """One that loses patience after a second, where that is what is tested: others may wait for a busy machine."""
     with serving(limits=QUICK) as server:
         yield server
 
@@ -139,8 +146,8 @@ def client_context(certs, name=""):
 def connect(server, context=None):
     host, port = server.address
     if context:
-        return http.client.HTTPSConnection(host, port, timeout=5, context=context)
-    return http.client.HTTPConnection(host, port, timeout=5)
+        return http.client.HTTPSConnection(host, port, timeout=60, context=context)
+    return http.client.HTTPConnection(host, port, timeout=60)
 
 
 def ask(server, path="/metrics", method="GET", headers=(), context=None, body=None):
@@ -163,7 +170,7 @@ def _closed():
 
 
 def dial(host, port):
-    OPEN.append(socket.create_connection((host, port), timeout=5))
+    OPEN.append(socket.create_connection((host, port), timeout=60))
     return OPEN[-1]
 
 
@@ -427,19 +434,19 @@ class TestPatience:
             start = time.monotonic()
             response, _ = ask(server, context=client_context(certs) if tls else None)
             assert response.status == 200
-            assert time.monotonic() - start < 5  # they stay silent for 10 s
+            assert time.monotonic() - start < 8  # they stay silent for 10 s
             for sock in silent:
                 sock.close()
 
     @pytest.mark.slow
-    def test_a_slow_header_has_one_deadline(self, server):
+    def test_a_slow_header_has_one_deadline(self, hasty):
         """A header that drips in is cut off after the time for the whole of it."""
-        sock, start = raw(server, b"GET /metrics HTTP/1.1\r\n"), time.monotonic()
+        start, sock = time.monotonic(), raw(hasty, b"GET /metrics HTTP/1.1\r\n")
         with contextlib.suppress(OSError):
-            while time.monotonic() - start < 5:
+            while time.monotonic() - start < 30:
                 sock.sendall(b"X-Drip: 1\r\n")
                 time.sleep(0.1)
-        assert 0.8 < time.monotonic() - start < 3
+        assert 0.8 < time.monotonic() - start < 8
 
     @pytest.mark.slow
     def test_a_slow_handshake_has_one_deadline(self, config):
@@ -447,7 +454,7 @@ class TestPatience:
         with serving(config=config(TLS), limits=QUICK) as server:
             start = time.monotonic()
             assert raw(server).recv(1) == b""
-            assert 0.8 < time.monotonic() - start < 3
+            assert 0.8 < time.monotonic() - start < 8
 
     @pytest.mark.slow
     def test_a_reader_that_stalls_is_dropped(self):
@@ -455,9 +462,8 @@ class TestPatience:
         site = FixedSite(text=b"x" * 50_000_000)
         with serving(site=site, limits=QUICK) as server:
             sock = raw(server, b"GET /metrics HTTP/1.1\r\n\r\n")
-            deadline = time.monotonic() + 5
-            time.sleep(0.2)
-            assert server._connections
+            assert sock.recv(10)
+            deadline = time.monotonic() + 15
             while server._connections and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert not server._connections
@@ -469,11 +475,11 @@ class TestPatience:
         assert read_all(sock).count(b"HTTP/1.1 200 OK") == 4
 
     @pytest.mark.slow
-    def test_an_idle_connection_ends(self, server):
+    def test_an_idle_connection_ends(self, hasty):
         """A kept-alive connection ends when nothing is asked for long."""
-        sock, start = raw(server, b"GET /healthz HTTP/1.1\r\n\r\n"), time.monotonic()
+        start, sock = time.monotonic(), raw(hasty, b"GET /healthz HTTP/1.1\r\n\r\n")
         assert read_all(sock).startswith(b"HTTP/1.1 200")
-        assert 0.8 < time.monotonic() - start < 3
+        assert 0.8 < time.monotonic() - start < 8
 
     def test_idle_connections_make_room(self, server):
         """More idle connections than places keep nobody out: the oldest goes."""
@@ -531,14 +537,13 @@ class TestPatience:
             pytest.skip("no IPv6")
         limits = Limits(cpu_share=0.1, cpu_burst_s=0.1)
         with serving(":0", site=DearSite(), limits=limits) as server:
-            port, until, answers = server.address[1], time.monotonic() + 1.5, 0
-            most = (
-                0.1 + 0.1 * 1.5
-            ) / 0.05 + 5  # a burst, a share of the time, one under way, and slack
+            port, began, answers = server.address[1], time.monotonic(), 0
             with dial("127.0.0.1", port).makefile("rwb", buffering=0) as stream:
-                while time.monotonic() < until:
+                while time.monotonic() < began + 1.5:
                     stream.write(b"GET /metrics HTTP/1.1\r\n\r\n")
                     answers += stream.read(1 << 16).startswith(b"HTTP/1.1 200")
+            took_s = time.monotonic() - began
+            most = (0.1 + 0.1 * took_s) / 0.05 + 5  # a burst, a share, one under way, and slack
             assert 1 <= answers <= most  # few where the machine is busy: it is never many
             other = dial("::1", port)
             other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
@@ -677,7 +682,7 @@ class TestPatience:
             time.sleep(0.01)
         start = time.monotonic()
         server.stop()
-        assert time.monotonic() - start < 5  # an idle connection may last 130 s
+        assert time.monotonic() - start < 30  # an idle connection may last 130 s
         assert idle.recv(1) == b""
         listen(*address).close()
 
@@ -714,7 +719,7 @@ class TestAddresses:
             port = server.address[1]
             hosts = ["127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])]
             for host in hosts:
-                connection = http.client.HTTPConnection(host, port, timeout=5)
+                connection = http.client.HTTPConnection(host, port, timeout=60)
                 connection.request("GET", "/healthz")
                 assert connection.getresponse().status == 200
                 connection.close()
@@ -726,7 +731,7 @@ class TestAddresses:
         with serving("[::1]:0") as server:
             assert ask(server)[0].status == 200
             with pytest.raises(OSError, match="refused"):
-                socket.create_connection(("127.0.0.1", server.address[1]), timeout=5)
+                socket.create_connection(("127.0.0.1", server.address[1]), timeout=60)
 
     def test_localhost_is_ipv4(self):
         """A name with both kinds of address is served on IPv4, where scrapers look."""
@@ -888,10 +893,10 @@ class TestProtection:
 
     def test_key_updates_have_an_end(self, certs, config):
         """TLS 1.3's key updates, each of them work for the server, are counted as what a client sends."""
-        with serving(config=config(TLS)) as server:
+        with serving(config=config(TLS), limits=Limits(request_s=90)) as server:
             began = time.monotonic()
-            key_updates(server.address, limit_s=20)
-            assert time.monotonic() - began < 8  # the time for a header is 10 s
+            key_updates(server.address, limit_s=100)
+            assert time.monotonic() - began < 60  # the time for a header is 90 s
             assert ask(server, context=client_context(certs))[0].status == 200
 
     def test_a_renewed_certificate_is_served(self, certs, tmp_path):

@@ -317,12 +317,12 @@ class TestPasswords:
         users = {"a": bcrypt.hashpw(b"x", bcrypt.gensalt(11))}
         check = PasswordCheck(0)
         for password in ("x", "y"):
-            start = time.perf_counter()
+            start = time.thread_time()
             first = check.allows(users, basic("a", password))
-            paid = time.perf_counter() - start
-            start = time.perf_counter()
+            paid = time.thread_time() - start
+            start = time.thread_time()
             assert check.allows(users, basic("a", password)) is first
-            assert time.perf_counter() - start < paid / 20
+            assert time.thread_time() - start < paid / 20
         users["a"] = bcrypt.hashpw(b"y", bcrypt.gensalt(4))
         assert check.allows(users, basic("a", "x")) is False
         assert check.allows(users, basic("a", "y")) is True
@@ -353,9 +353,8 @@ class TestPasswords:
         threads = [threading.Thread(target=guess, args=(n,)) for n in range(crowd)]
         for thread in threads:
             thread.start()
-        before = time.perf_counter()
         assert check.allows(self.users, basic("ann", "corréct:horse"))
-        assert time.perf_counter() - before < 0.1
+        assert len(results) < crowd  # it passed before all of them had had their turn
         for thread in threads:
             thread.join()
         assert set(results) == {False, None}
