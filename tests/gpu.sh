@@ -1,11 +1,24 @@
 #!/usr/bin/env bash
-# Whether the tests on a real GPU can run here: said aloud, or as a pytest marker expression.
+# Whether the tests on a real GPU, and those of programs that no package has, can run here: said aloud, or as a pytest
+# marker expression.
+left=()
+say() { [ "$marker" = --marker ] || echo "$*" >&2; }
+marker=${1:-}
+
 if [ -e /dev/nvidiactl ]; then
-  [ "${1:-}" = --marker ] || echo "an NVIDIA driver is here: the tests on a real GPU run too" >&2
-  exit 0
-fi
-if [ "${1:-}" = --marker ]; then
-  echo "not gpu"
+  say "an NVIDIA driver is here: the tests on a real GPU run too"
 else
-  echo "no NVIDIA driver here: the tests marked gpu are left out; the real pynvml runs on tests/shim/nvml" >&2
+  say "no NVIDIA driver here: the tests marked gpu are left out; the real pynvml runs on tests/shim/nvml"
+  left+=("not gpu")
+fi
+for program in mimir thanos; do
+  variable=JOBWATT_${program^^}
+  if [ -z "${!variable:-}" ]; then
+    say "no $variable: the tests of a real $program are left out; its files are checked without it (docs/storage.md)"
+    left+=("not $program")
+  fi
+done
+if [ "$marker" = --marker ]; then
+  expression=$(printf ' and %s' "${left[@]}")
+  echo "${expression# and }"
 fi

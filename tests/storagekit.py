@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import re
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
-
-from dashboardcost import Size, needed, recorded, write
-from scalenodes import Load, Node
+import pytest
+import yaml
 
 from dashqueries import boards, filled, queries, times
 from jobwatt.alerts import inline
 from prom import free_port
+from storagesite import texts, wait_for
+
+from dashboardcost import Size, needed, recorded, write  # isort: skip  (storagesite has set the path)
+from scalenodes import Load, Node  # isort: skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from jobwatt.alerts.inline import Rules
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 CLUSTER = "big"  # as dashboardcost.py calls it
 RANGE_S, STEP_S = 6 * 3600, 300
 # Rules look back a day; the dashboards' rates want three samples in six minutes. No sample is at a round moment, at
 # which a range might begin: for Prometheus 2 it would be in it, for others not.
 _PAST_S, _COARSE_S, _EVERY_S, _ASIDE_S = 26 * 3600, 240, 120, 7
+
+# Extrapolation: VictoriaMetrics takes the increase between samples and adds nothing for the window's edges; what has
+# Prometheus 3's engine has no sample in a range that lies on its first moment.
+RATES = re.compile(r"\b(rate|increase)\(")
+RATES_AGREE_TO = 0.05
 
 Answer = dict[tuple[tuple[str, str], ...], list[tuple[float, float]]]
 
@@ -124,44 +127,6 @@ class Victoria:
         urllib.request.urlopen(f"{self.url}/internal/force_flush", timeout=60).close()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, patience_s: float = 30) -> None:
-    """Until the address answers."""
-    until = time.monotonic() + patience_s
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.1)
-        else:
-            return
-
-
-@contextmanager
-def running(argv: list[str], ready: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A program for as long as this lasts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{Path(argv[0]).name}-{free_port()}.log"
-    with path.open("wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, cwd=folder)
-        try:
-            wait_for(ready, process, path)
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def missing(*programs: str) -> str:
-    """Names of those that are not on this machine."""
-    return ", ".join(program for program in programs if shutil.which(program) is None)
-
-
 # --- queries ----------------------------------------------------------------------------------------------
 
 
@@ -194,12 +159,13 @@ def of_dashboards(at_s: int, jobid: str, uuid: str) -> Iterator[tuple[str, dict[
             yield str(query), {"query": filled(query.expr, values)} | span
 
 
-def of_rules(rules: Rules, at_s: int) -> Iterator[tuple[str, dict[str, str]]]:
+def of_rules(at_s: int) -> Iterator[tuple[str, dict[str, str]]]:
     """Every rule's expression, written out over raw metrics."""
-    found: dict[str, Any] = dict(rules.records)
-    found |= {alert.name: alert.expr for alert in rules.alerts}
+    parsed = inline.of({name: yaml.safe_load(text) for name, text in texts().items()})
+    found: dict[str, Any] = dict(parsed.records)
+    found |= {alert.name: alert.expr for alert in parsed.alerts}
     for name, expr in found.items():
-        yield name, {"query": inline.expand(expr, rules.records), "time": str(at_s)}
+        yield name, {"query": inline.expand(expr, parsed.records), "time": str(at_s)}
 
 
 def difference(one: Answer, other: Answer, tolerance: float = 1e-9) -> str:
@@ -217,3 +183,51 @@ def difference(one: Answer, other: Answer, tolerance: float = 1e-9) -> str:
             if not same and not math.isclose(value, seen, rel_tol=tolerance, abs_tol=1e-12):
                 return f"{value} and {seen} at {at}: {labels}"
     return ""
+
+
+def without(answer: Answer, labels: Iterable[str]) -> Answer:
+    """The series without these labels, which a store has added."""
+    drop = set(labels)
+    return {
+        tuple(pair for pair in series if pair[0] not in drop): values
+        for series, values in answer.items()
+    }
+
+
+def same_rules(url: str, other: str, at_s: int, added: Iterable[str] = ()) -> int:
+    """Every rule, asked of Prometheus and of another: the same series and values. How many have any."""
+    told = 0
+    for name, arguments in of_rules(at_s):
+        answer = ask(url, arguments)
+        told += bool(answer)
+        assert difference(answer, without(ask(other, arguments), added)) == "", name
+    return told
+
+
+def same_dashboards(url: str, other: str, at_s: int, added: Iterable[str] = ()) -> int:
+    """Every query of every dashboard: the same, where a rate is asked for within a few percent. How many have any."""
+    oldest = (
+        "bottomk(1, jobwatt_job_start_time_seconds unless on (jobid) jobwatt_job_end_time_seconds)"
+    )
+    (job,) = ask(url, {"query": oldest, "time": str(at_s)})
+    told = 0
+    for name, arguments in of_dashboards(at_s, dict(job)["jobid"], "GPU.+"):
+        answer, same = ask(url, arguments), without(ask(other, arguments), added)
+        told += bool(answer)
+        if not RATES.search(arguments["query"]):
+            assert difference(answer, same) == "", name
+            continue
+        for labels, values in answer.items():
+            told_there = dict(same[labels])
+            pairs = [(value, told_there[at]) for at, value in values if at in told_there]
+            # what lasts: the first minutes of a job are another matter
+            if len(pairs) > 10 or "time" in arguments:
+                here, there = (sum(column) for column in zip(*pairs, strict=True))
+                assert there == pytest.approx(here, rel=RATES_AGREE_TO), name
+    return told
+
+
+def recorded_labels(url: str, ago_s: float, added: Iterable[str] = ()) -> set[Any]:
+    """Every recorded series of a moment ago."""
+    query = {"query": '{__name__=~"jobwatt:.+"}', "time": str(time.time() - ago_s)}
+    return set(without(ask(url, query), added))
