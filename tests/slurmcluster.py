@@ -1,4 +1,10 @@
-"""A real Slurm for a test: slurmctld, one slurmd a node, munge, and slurmdbd on MariaDB, all on loopback."""
+"""
+A real Slurm for a test: slurmctld, one slurmd a node, munge, and slurmdbd on MariaDB, all on loopback.
+
+Which Slurm: that of PATH's usual places, Debian's; or with JOBWATT_TEST_SLURM=PREFIX the one whose commands
+are in PREFIX/bin and PREFIX/sbin (in PATH too where Debian's is not installed), configured with
+--enable-multiple-slurmd for the several slurmd of one host.
+"""
 
 import os
 import pwd
@@ -17,7 +23,7 @@ from typing import Any
 import pytest
 
 from slurm import cgroups, conf, database, records, registry
-from slurm.conf import NODES, Node
+from slurm.conf import NODES, Node, search_path
 from slurm.processes import (
     ClusterError,
     Daemon,
@@ -26,6 +32,7 @@ from slurm.processes import (
     members,
     on_loopback,
     processes_of,
+    stepds_of,
 )
 from slurm.records import FINISHED, Recorder, Seen
 from slurm.uml import missing_uml, run_in_uml
@@ -35,7 +42,7 @@ __all__ = [
     "cluster", "leftovers", "missing", "missing_uml", "native_mode", "new_run_dir", "run_in_uml",
 ]  # fmt: skip
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH = search_path()
 _BINARIES = ("slurmctld", "slurmd", "munged", "sbatch", "setpriv", "unshare", "useradd")
 _ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
 _LONGEST_SOCKET = 107  # sockaddr_un.sun_path, unix(7), less the final zero
@@ -46,7 +53,9 @@ def missing(mode: str = "linuxproc", *, acct: bool = True) -> str:
     if os.geteuid() != 0:
         return "a Slurm cluster needs root"
     lacking = [
-        name for name in (*_BINARIES, *(_ACCOUNTING if acct else ())) if not shutil.which(name)
+        name
+        for name in (*_BINARIES, *(_ACCOUNTING if acct else ()))
+        if not shutil.which(name, path=_PATH)
     ]
     if lacking:
         return f"not installed: {', '.join(lacking)}"
@@ -225,7 +234,7 @@ class Cluster:
         return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
     def _start_accounting(self) -> None:
-        seed = database.seed_path()
+        seed = database.seed_path(self.env)
         if seed.exists():
             database.unpack(seed, self.run_dir)
             self._start_database()
@@ -486,12 +495,18 @@ def _clean(facts: dict[str, Any]) -> None:
         directories = list(cgroups.job_directories(nodes, first))
         cgroups.thaw(directories)  # a frozen process does not even die of SIGKILL
         in_jobs = {pid for directory in directories for pid in members(directory)}
-        return in_jobs | set(processes_of(run / "etc" / "slurm.conf"))
+        return (
+            in_jobs | set(processes_of(run / "etc" / "slurm.conf")) | set(stepds_of(_jobs(first)))
+        )
 
     kill_all(processes)
     cgroups.remove(nodes, first)
     shutil.rmtree(run, ignore_errors=True)
     registry.release(facts["name"])
+
+
+def _jobs(first: int) -> range:
+    return range(first, first + cgroups.JOBS_PER_CLUSTER)
 
 
 def leftovers(cluster: Cluster) -> list[str]:
@@ -500,6 +515,7 @@ def leftovers(cluster: Cluster) -> list[str]:
     mounts = Path("/proc/mounts").read_text().splitlines()
     return [
         *(f"process {pid}" for pid in processes_of(cluster.conf)),
+        *(f"slurmstepd {pid}" for pid in stepds_of(_jobs(cluster.first_job))),
         *map(str, cgroups.job_directories(names, cluster.first_job)),
         *map(str, cgroups.unused(names)),
         *filter(os.path.exists, [str(cluster.run_dir)]),

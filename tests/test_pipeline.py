@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -458,23 +459,27 @@ def test_idle_power_of_a_gpu_is_not_learnt_from_what_is_unknown():
         assert "GPU-0" not in pipeline.idle.power_uw(), unknown
 
 
-def test_a_job_that_gets_its_cgroups_name_is_one_job():
-    """Known by its prolog first, then by a cgroup of another name: one account, held once."""
+@pytest.mark.parametrize(
+    ("first", "then"), [(("/7", ""), ("n1/7", "n1")), (("n1/7", "n1"), ("/7", ""))]
+)
+def test_a_job_that_gets_its_cgroups_name_is_one_job(first, then):
+    """Known by its prolog first, then by a cgroup or processes of another name: one account, held once."""
     world, pipeline = World(gpus=1), fresh()
     world.start("7", gpus=[0])
     by_hook = job_with(
         world.jobs["7"],
-        usage={"key": "/7", "node": "", "root": "", "cpu_ns": None, "counting": False},
+        usage={"key": first[0], "node": first[1], "root": "", "cpu_ns": None, "counting": False},
     )
+    world.jobs["7"] = job_with(world.jobs["7"], usage={"key": then[0], "node": then[1]})
     pipeline.push(replace(world.snapshot(), jobs=(by_hook,)))
     world.run(1)
     pipeline.push(replace(world.snapshot(), jobs=(by_hook,)))
     world.run(1, {"7": 1})
     totals = pipeline.push(world.snapshot())
-    assert set(totals.jobs) == {"n1/7"}
-    gpu = totals.jobs["n1/7"].gpus["GPU-0"]
+    assert set(totals.jobs) == {then[0]}
+    gpu = totals.jobs[then[0]].gpus["GPU-0"]
     assert (gpu.held_ns, gpu.energy_uj) == (2 * NS_PER_S, 200 * WATT)
-    assert totals.jobs["n1/7"].cpu_ns == NS_PER_S
+    assert totals.jobs[then[0]].cpu_ns == NS_PER_S
     assert charged(totals) == totals.node
 
 

@@ -159,7 +159,7 @@ def test_the_search_is_bounded(tmp_path, monkeypatch):
 
 
 def test_the_slice_may_have_another_name(tmp_path):
-    """slurm.slice (CgroupSlice of Slurm 26.11) holds below a pod as well."""
+    """slurm.slice (CgroupSlice of Slurm 25.11) holds below a pod as well."""
     pod = tmp_path / f"kubepods.slice/kubepods-pod{UID}.slice"
     job(pod / "hpc.slice/slurmstepd.scope", "job_7", 5)
     assert [u.key for u in Cgroups(tmp_path, tmp_path, "hpc.slice").scan(1)] == ["/7"]

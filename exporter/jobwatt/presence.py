@@ -91,7 +91,7 @@ def attendance(before: Snapshot, now: Snapshot, carry: Carry) -> Attendance:
 
 
 def _renamed(before: Snapshot, now: Snapshot) -> dict[str, str]:
-    """Jobs that changed their key: one known by its prolog only has no cgroup's name yet (SLUID, node)."""
+    """Jobs that changed their key: one known by its prolog only has no name of a cgroup's, or process's, yet (SLUID, node)."""
     there = {job.usage.key for job in now.jobs} | {job.usage.key for job in now.ended}
     was = {job.usage.key for job in before.jobs}
     came = {
@@ -102,8 +102,13 @@ def _renamed(before: Snapshot, now: Snapshot) -> dict[str, str]:
         for old in before.jobs
         if old.usage.key not in there
         and old.meta.jobid in came
-        and old.usage.node in {"", came[old.meta.jobid].node}
+        and _may_be_one({old.usage.node, came[old.meta.jobid].node})
     }
+
+
+def _may_be_one(nodes: set[str]) -> bool:
+    """Whether nodes of several slurmd on a host may be one: where no path tells, "" stands for any of them."""
+    return "" in nodes or len(nodes) == 1
 
 
 def _presences(

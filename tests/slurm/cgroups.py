@@ -31,7 +31,7 @@ def node_roots(nodes: Iterable[str]) -> Iterator[Path]:
 
 
 def job_directories(nodes: Iterable[str], first_job: int) -> Iterator[Path]:
-    """The job directories of this cluster."""
+    """The job directories of this cluster that tell a job's number; a SLUID (since 26.05) tells none."""
     for root in node_roots(nodes):
         for path in (*root.glob("job_*"), *root.glob("uid_*/job_*")):
             found = re.fullmatch(r"job_(\d+)", path.name)
@@ -47,9 +47,14 @@ def thaw(directories: Iterable[Path]) -> None:
                 state.write_text("THAWED")
 
 
+def sluids(root: Path) -> list[Path]:
+    """The directories of a node's tree that are named by SLUID."""
+    return [path for path in root.glob("s*") if re.fullmatch(r"s[0-9A-Z]{13}", path.name)]
+
+
 def unused(nodes: Iterable[str]) -> list[Path]:
     """Trees of nodes in which nobody has a job."""
-    return [root for root in node_roots(nodes) if not any(root.rglob("job_*"))]
+    return [root for root in node_roots(nodes) if not any(root.rglob("job_*")) and not sluids(root)]
 
 
 def remove(nodes: Iterable[str], first_job: int) -> None:
@@ -61,8 +66,9 @@ def remove(nodes: Iterable[str], first_job: int) -> None:
         for uid in root.glob("uid_*"):
             with suppress(OSError):  # another cluster's job is in there
                 uid.rmdir()
-        for own in ("system", "slurmd"):  # busy, and so kept, while another slurmd is in it
-            _remove_tree(root / own)
+        # busy, and so kept, while another slurmd is in it, or another cluster's job
+        for own in (root / "system", root / "slurmd", *sluids(root)):
+            _remove_tree(own)
         with suppress(OSError):
             root.rmdir()
 

@@ -10,6 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+_USUAL = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def search_path() -> str:
+    """Where commands are looked for: Slurm's in JOBWATT_TEST_SLURM first, where that is set."""
+    prefix = os.environ.get("JOBWATT_TEST_SLURM")
+    return f"{prefix}/sbin:{prefix}/bin:{_USUAL}" if prefix else _USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,10 @@ MODES: dict[str, dict[str, str]] = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback nobody listens on, below the range the kernel gives to clients."""
+    """Ports of loopback nobody listens on, below the ranges of prom.free_port and of the kernel's clients."""
     ports: list[int] = []
     while len(ports) < count:
-        port = 15000 + int.from_bytes(os.urandom(2)) % 15000
+        port = 10_000 + int.from_bytes(os.urandom(2)) % 10_000
         with socket.socket() as probe:
             if port not in ports and probe.connect_ex(("127.0.0.1", port)) != 0:
                 ports.append(port)

@@ -26,10 +26,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("JOBWATT_TEST_CACHE") or default)
 
 
-def seed_path() -> Path:
+def seed_path(env: Mapping[str, str]) -> Path:
     """The seed's file, named after all that its content depends on."""
     versions = [
-        subprocess.run([tool, "-V"], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [tool, "-V"], env=dict(env), capture_output=True, text=True, check=True
+        ).stdout
         for tool in ("mariadbd", "slurmctld")
     ]
     conf = (Path(__file__).parent / "my.cnf.in").read_text()

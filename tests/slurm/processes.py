@@ -1,6 +1,7 @@
 """Start, wait for and end the processes of one cluster, and no other's."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,6 +19,8 @@ _LOOPBACK = [
     'echo localhost >/proc/sys/kernel/hostname; exec "$@"',
     "sh",
 ]
+
+_TITLE = re.compile(rb"slurmstepd: \[(\d+)[.+]")
 
 
 class ClusterError(RuntimeError):
@@ -112,6 +115,20 @@ def processes_of(conf: Path) -> Iterator[int]:
             yield int(entry)
 
 
+def stepds_of(jobs: range) -> Iterator[int]:
+    """
+    A cluster's slurmstepds by their titles, which in 25.11 lie where their environment was.
+
+    What has this process' host name, not that of `on_loopback`, is a real Slurm's.
+    """
+    ours = os.readlink("/proc/self/ns/uts")
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            found = _TITLE.match((process / "cmdline").read_bytes())
+            if found and int(found[1]) in jobs and os.readlink(process / "ns/uts") != ours:
+                yield int(process.name)
+
+
 def members(cgroup: Path) -> Iterator[int]:
     """Processes in a cgroup and below it."""
     for procs in cgroup.rglob("cgroup.procs"):
@@ -121,11 +138,23 @@ def members(cgroup: Path) -> Iterator[int]:
 
 def kill_all(find: Callable[[], set[int]], seconds: float = 20) -> None:
     """SIGKILL what `find` returns, again until it returns nothing."""
-    end = time.monotonic() + seconds
-    while left := find():
-        if time.monotonic() > end:
+    begin = time.monotonic()
+    # twice nothing: what was in its exec at the first look could not be told from others'
+    while (
+        (left := find()) or (time.monotonic() < begin + 2 and any(_in_exec())) or (left := find())
+    ):
+        if time.monotonic() > begin + seconds:
             raise ClusterError(f"processes survive SIGKILL: {sorted(left)}")
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def _in_exec() -> Iterator[int]:
+    """Processes under `on_loopback`'s host name, anybody's, that have no environment just now."""
+    ours = os.readlink("/proc/self/ns/uts")
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it ended meanwhile, or as a zombie has no name
+            if not _environ(int(entry)) and os.readlink(f"/proc/{entry}/ns/uts") != ours:
+                yield int(entry)

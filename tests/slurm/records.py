@@ -20,6 +20,7 @@ FINISHED = frozenset(
 )
 _JOB = re.compile(r"(?m)^(?=JobId=\d)")
 _NAMED = re.compile(r"(?s)(JobId=.*?) JobName=(.*) (UserId=[^\s(]+\(\d+\) GroupId=.*)")
+_SLUID = re.compile(r" (SLUID=s[0-9A-Z]{13})\Z")  # between name and owner, since 25.11
 _LAYOUT = re.compile(r" Nodes=(\S+) CPU_IDs=\S+ Mem=\d+ GRES=(\S*)")
 _IDX = re.compile(r"\(IDX:([0-9,-]+)\)")
 
@@ -34,8 +35,11 @@ def fields(job: str) -> dict[str, str]:
     found = _NAMED.fullmatch(job)
     if not found:
         raise ValueError(f"not a job of scontrol: {job[:80]!r}")
-    pairs = re.findall(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)", f"{found[1]} {found[3]}")
-    return dict(pairs) | {"JobName": found[2]}
+    name, *sluid = _SLUID.split(found[2])[:2]
+    # free text stands behind Slurm's own words (SubmitLine, since 25.11): the first of a key counts
+    text = " ".join([found[1], *sluid, found[3]])
+    pairs = re.findall(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)", text)
+    return dict(reversed(pairs)) | {"JobName": name}
 
 
 def numbers(text: str) -> tuple[int, ...]:

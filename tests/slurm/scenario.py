@@ -52,7 +52,10 @@ PANEL = (
     Batch("per_task", "carol", "-p A100 --gpus-per-task=1 -n2", "srun sleep 2"),
     Batch("no_gpu", "bob", "-A ltci -p CPU -n4", BURN.format(seconds=1.5, threads=2)),
     Batch(
-        "requeued", "carol", "-p CPU --requeue", "[ ${SLURM_RESTART_COUNT:-0} -gt 0 ] || sleep 300"
+        "requeued",
+        "carol",
+        "-p CPU --requeue",
+        "[ ${SLURM_RESTART_COUNT:-0} -gt 0 ] && exec sleep 1; sleep 300",
     ),
     Batch("suspended", "carol", "-p A100 --gres=gpu:1", "sleep 4"),
     Batch("odd_name", "bob", '-A ltci -p CPU --comment={"p":1}', "sleep 1", name=ODD_NAME),

@@ -13,7 +13,8 @@ Six numberings of one GPU meet on a node:
 5. MIG: with AutoDetect=nvml Slurm's list has the instances in place of the partitioned GPU, so
    one index counts whole GPUs and instances together (the *flat* list).
 6. UUIDs (``GPU-...``, ``MIG-...``, abbreviated as CUDA allows), which Slurm writes into
-   ``CUDA_VISIBLE_DEVICES`` for MIG, and from 25.11 on for whole GPUs too.
+   ``CUDA_VISIBLE_DEVICES`` for MIG, from 25.11 on for whole GPUs too in the Prolog, and from
+   26.05 on in tasks where gres.conf has ``Flags=env_uuid``.
 """
 
 from __future__ import annotations

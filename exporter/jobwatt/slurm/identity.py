@@ -86,7 +86,7 @@ class Identity:
                 if differ(uid, theirs):
                     self.refute(entry)
                     return
-        self.join(entry, jobid, uid)
+        self.join(entry, jobid, uid, entry.usage.node if entry.usage else "")
         entry.trusted = self._rpc is None
         entry.fresh = False
 
@@ -99,13 +99,14 @@ class Identity:
         )
         entry.refute()
 
-    def join(self, entry: Entry, jobid: str, uid: int | None) -> None:
-        """Give a cgroup that tells no number, or no node, the prolog filed under another key."""
+    def join(self, entry: Entry, jobid: str, uid: int | None, node: str) -> None:
+        """Give a cgroup the prolog filed under another key; ``node`` is "" where its path tells none."""
         for other in self._entries.values():
             record = other.prolog
             if other is entry or record is None or other.usage is not None or other.end_ns:
                 continue
-            if record.jobid == jobid and uid in (None, record.uid):
+            same_node = node in ("", record.node)
+            if same_node and record.jobid == jobid and uid in (None, record.uid):
                 entry.prolog, entry.hook, entry.first_ns = record, other.hook, other.first_ns
                 del self._entries[other.key]
                 return
@@ -145,7 +146,7 @@ class Identity:
             self.refute(entry)
         entry.answer = facts
         if entry.is_sluid and entry.prolog is None:
-            self.join(entry, facts.jobid, facts.uid)
+            self.join(entry, facts.jobid, facts.uid, entry.usage.node if entry.usage else "")
 
     def _node_in(self, entry: Entry, answer: Answer) -> str:
         """Tell this node's name in Slurm; what the environment says of it comes last."""

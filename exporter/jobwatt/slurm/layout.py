@@ -6,7 +6,7 @@ cgroup v2   SLICE/[NODE_]slurmstepd.scope/job_ID, SLICE at the top or below a po
 
 The node's name is in the path where Slurm was built for several slurmd on one host (Debian's
 is). Slurm 26.05 names the job's directory by its SLUID, ``s`` and 13 characters of Crockford's
-base 32, unless ``CgroupJobIdPaths=yes``; Slurm 26.11 lets a site choose the slice.
+base 32, unless ``CgroupJobIdPaths=yes``; Slurm 25.11 lets a site choose the slice.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 SOURCE = "proctree"
 STEPD = b"slurmstepd"
-# [12.batch], [12.0], [12.extern]; [12.0+1] and [12+1.0] are steps of heterogeneous jobs
-_TITLE = re.compile(rb"slurmstepd: \[([0-9]{1,10})(?:\+[0-9]+)?\.([^\]\s]+)\]")
+# [12.batch], [12.0], [12.extern]; [12.0+1] and [12+1.0] are steps of heterogeneous jobs;
+# [12.extern stepmgr] starts the job's other steps (sbatch --stepmgr, since 24.05)
+_TITLE = re.compile(rb"slurmstepd: \[([0-9]{1,10})(?:\+[0-9]+)?\.([^\]\s]+)(?: stepmgr)?\]")
 _REAL_UID = re.compile(rb"^Uid:\s+(\d+)", re.MULTILINE)
 _YOUNG_NS = 2 * NS_PER_S  # may have been looked at between its fork and its exec: look again
 _TITLE_LATE_NS = 60 * NS_PER_S  # slurmstepd sets its title once it has read the step

@@ -297,8 +297,9 @@ class Resolver:
             entry = None
         if entry is None:
             entry = self._entries[usage.key] = Entry(usage.key, t_ns)
-            if usage.jobid is not None and not usage.node and self.named:
-                self._identity.join(entry, str(usage.jobid), usage.uid)
+            # filed with a node's name, or by SLUID, while a job of before an upgrade has its number
+            if usage.jobid is not None and (self._sluids or (self.named and not usage.node)):
+                self._identity.join(entry, str(usage.jobid), usage.uid, usage.node)
         if entry.memory is not None and differ(usage.uid, entry.memory.facts.uid):
             entry.memory, entry.fresh = None, False  # another user's job under an id used again
             if entry.epilog is None:

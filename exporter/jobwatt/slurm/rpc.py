@@ -31,7 +31,10 @@ Record = dict[str, Any]
 
 CONFS = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf")
 SCONTROL_S = 30  # the parent's limit comes first; this one is for a person who runs it by hand
-HOLDING = ("RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STOPPED", "RESIZING", "STAGE_OUT")
+HOLDING = (
+    "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING",
+    "STAGE_OUT",
+)  # fmt: skip
 ENDED = (
     "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED",
     "BOOT_FAIL", "DEADLINE",
@@ -45,13 +48,14 @@ _HEAD = re.compile(
     r"(?:HetJobOffset=\d+ )?JobName="
 )
 _OWNER = (
-    r"(?: HetJobIdSet=[0-9,\-]+)?"
+    r"(?: SLUID=(?P<sluid>s[0-9A-Z]{13}))?(?: HetJobIdSet=[0-9,\-]+)?"  # a SLUID since 25.11
     r" UserId=(?P<user>[^()=\n]+)\((?P<uid>[0-9]{1,10})\) GroupId=[^()=\n]+\(\d+\) MCS_label="
 )
 _ANCHOR = re.compile(_OWNER)
 _BODY_END = re.compile(r" MinCPUsNode=| Command=")
 _KEY = re.compile(r" (\w+)=(\S*)")
-_NODES = re.compile(r"  Nodes=(\S+) CPU_IDs=(\S*) Mem=([0-9]{1,12}) GRES=(\S*)")
+_LAYOUT = " JOB_GRES="  # what a job holds, node by node, stands behind it
+_NODES = re.compile(r" Nodes=(\S+) CPU_IDs=(\S*) Mem=([0-9]{1,12}) GRES=(\S*)")
 
 
 class AskError(Exception):
@@ -89,11 +93,12 @@ def parse_scontrol(text: str, name: str | None = None) -> Record:
 def _record(head: re.Match[str], owner: re.Match[str], name: str, rest: str) -> Record:
     end = _BODY_END.search(rest)
     body = rest[: end.start()] if end else rest
-    layout = body.find("  Nodes=")
-    fields = dict(reversed(_KEY.findall(body[:layout] if layout >= 0 else body)))  # first one wins
+    words, _, layout = body.rpartition(_LAYOUT) if _LAYOUT in body else (body, "", "")
+    fields = dict(reversed(_KEY.findall(words)))  # first one wins
     task = head["task"] or ""
     return {
         "jobid": head["jobid"],
+        "sluid": owner["sluid"] or "",
         "user": clean(owner["user"]),
         "uid": int(owner["uid"]),
         "account": _text(fields.get("Account")),
@@ -107,15 +112,15 @@ def _record(head: re.Match[str], owner: re.Match[str], name: str, rest: str) -> 
         "start_s": _unix(fields.get("StartTime")),
         "end_s": _unix(fields.get("EndTime")),
         "limit_s": _duration(fields.get("TimeLimit")),
-        "nodes": _nodes(body) if fields.get("JobState") in HOLDING else {},
+        "nodes": _nodes(layout) if fields.get("JobState") in HOLDING else {},
         "by": "scontrol",
     }
 
 
-def _nodes(body: str) -> dict[str, Record]:
+def _nodes(layout: str) -> dict[str, Record]:
     """``Nodes=gpu[01-02] CPU_IDs=0-1 Mem=600 GRES=gpu:a100:2(IDX:0-1)``, per node of each group."""
     nodes: dict[str, Record] = {}
-    for group, cpus, mem, gres in _NODES.findall(body):
+    for group, cpus, mem, gres in _NODES.findall(layout):
         if len(nodes) > MAX_NODES:
             break
         try:
@@ -181,7 +186,7 @@ def _careful(jobid: str) -> tuple[Record, int]:
     unknown, shown = {"jobid": jobid, "unknown": True}, ""
     for line in _call(["squeue", "-h", "-a", "-t", "all", "-j", jobid, "-o", "%A|%i"]).splitlines():
         raw, _, display = line.partition("|")
-        if raw == jobid:
+        if raw == jobid or jobid.startswith("s"):  # of a SLUID squeue has one line
             shown = display.strip()
     if not re.fullmatch(r"\d+(?:[_+]\d+)?", shown):
         return unknown, 1
@@ -206,7 +211,8 @@ def _named(text: str, name: str, jobid: str) -> Record | None:
 
 def _asked(record: Record, jobid: str) -> Record | None:
     if jobid.startswith("s"):  # a SLUID names one job, whatever its number
-        return {**record, "jobid": jobid, "number": record["jobid"]}
+        same = record["sluid"].lower() == jobid.lower()
+        return {**record, "jobid": jobid, "number": record["jobid"]} if same else None
     return record if record["jobid"] == jobid else None
 
 

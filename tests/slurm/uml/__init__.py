@@ -44,6 +44,7 @@ def _boot(work: Path, timeout: float, memory: str) -> tuple[int, str]:
     argv = [
         "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
         f"init={_INIT}", f"UML_WORK={work}", "con=null", "con0=fd:0,fd:1", "quiet",
+        f"JOBWATT_TEST_SLURM={os.environ.get('JOBWATT_TEST_SLURM', '')}",
     ]  # fmt: skip
     with (work / "console").open("wb") as console:
         kernel = subprocess.Popen(

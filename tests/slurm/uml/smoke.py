@@ -22,8 +22,13 @@ def main() -> None:
         with cluster.recorder(1) as recorder:
             jobs = scenario.run(cluster, only=LABELS)
             scopes = Path("/sys/fs/cgroup/system.slice")
-            await_true(lambda: any(scopes.glob(f"*/job_{held}/step_0")), 60, "srun's step")
-            steps = sorted(path.name for path in scopes.glob(f"*/job_{held}/step_*"))
+            names = (f"job_{held}", cluster.scontrol(held).get("SLUID", f"job_{held}"))
+
+            def found(what: str) -> set[str]:
+                return {path.name for name in names for path in scopes.glob(f"*/{name}/{what}")}
+
+            await_true(lambda: bool(found("step_0")), 60, "srun's step")
+            steps = sorted(found("step_*"))
             cluster.cancel(held)
             cluster.wait_empty()
             recorder.poll()
