@@ -152,7 +152,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         rules = f"rule_files: ['{root}/etc/jobwatt/alerts/rules/*.yaml']\n"
         target = f"127.0.0.1:{daemon.port}"
         _past(root)
-        prometheus = stack.enter_context(Prometheus(root / "prom", [target], jobs=rules))
+        prometheus = stack.enter_context(Prometheus(root / "prom", [target], retention="1y", jobs=rules))
         manager = stack.enter_context(_alertmanager(root))
         yield Sandbox(
             root,
@@ -171,15 +171,17 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 def _past(root: Path) -> None:
-    """Half an hour in Prometheus, and two days of what rules record, for what looks back."""
+    """Half an hour in Prometheus, and half a year of what rules record, for what looks back."""
     now = time.time()
     text = ""
     for name, since_s, step_s in (
         ("jobwatt_snapshot_timestamp_seconds", 1800, 30),
-        ("jobwatt:node_power_watts:sum", 2 * 86_400, 300),
+        ("jobwatt:node_power_watts:sum", 190 * 86_400, 300),
+        ("jobwatt:user_gpu_known_seconds:rate5m", 86_400, 300),
     ):
+        labels = {"instance": "gpu01", "user": "alice"}
         times = [now - ago for ago in range(since_s, 0, -step_s)]
-        lines = [backfill.line(name, {"instance": "gpu01"}, at, at) for at in times]
+        lines = [backfill.line(name, labels, at, at) for at in times]
         text += "".join((f"# TYPE {name} gauge\n", *lines))
     text += "# EOF\n"
     (root / "past.om").write_text(text)

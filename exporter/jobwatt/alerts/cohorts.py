@@ -1,15 +1,19 @@
 """
 Did those who were mailed change, and more than others did? Pure: days of use in, figures out.
 
-Whoever wastes much in one month wastes less in the next, mailed or not (regression to the mean), and
-everybody's month differs from the last. So two groups are looked at in one way: people whose alert
-reached them, and people whose alert reached nobody, for mails had not begun. Both are followed for a
-window before and a window after the day of their first alert, which itself is left out. What the mailed
-did is held against what they would have done had they changed by the others' factor
-(difference in differences, in ratios; Angrist and Pischke 2009, chapter 5).
+Whoever wastes much in one month wastes less in the next, mailed or not (regression to the mean). So two
+groups are looked at in one way: people whose alert reached them, and people whose alert reached nobody, for
+mails had not begun. Both are chosen by their first alert in equally many days, of which the first has a
+window of measured days before it: people who always waste, and people whose waste has just begun, are then
+as frequent in the one as in the other. Both are followed for a window before and a window after the day of
+that alert, which itself is left out. What the mailed did is held against what they would have done had they
+changed by the others' factor (difference in differences; Angrist and Pischke 2009, chapter 5).
+
+What it cannot see: the others lived some months earlier, so a season, new nodes or a course between are
+taken for the mails' doing; the share that stands unused is the figure that such things move least.
 
 Intervals are of the bootstrap over people (Efron and Tibshirani 1993, chapter 13): days of one person
-are not independent, people are taken to be.
+are not independent, people are taken to be. Of few people they are too narrow.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ _SEED = 1  # the same data, the same figures
 # Fewer people than this are not told of: each could tell what the others did. Statistical offices ask for three
 # to ten contributors (Handbook on Statistical Disclosure Control, ESSnet 2010, chapter 4).
 FEWEST = 5
+SOME = 10  # fewer people than this have no interval: of five, 95 % were 88 % in a trial
 _MEASURED = 0.5  # a window of which less was measured tells nothing
 
 
@@ -69,8 +74,9 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One person's mean day before and after."""
+    """One person's mean day before and after. ``user``: who of several clusters is one person."""
 
+    user: str
     before: Use
     after: Use
 
@@ -82,7 +88,7 @@ class Group:
 
     Attributes:
         people: of whom there are figures.
-        outside: how many more had an alert so near the ends of the time that a window is missing.
+        outside: how many more had an alert with a window that is not all in the time, or not measured.
     """
 
     people: tuple[Change, ...]
@@ -90,16 +96,19 @@ class Group:
 
     @property
     def told(self) -> bool:
-        """Whether there are enough of them to tell of."""
-        return len(self.people) >= FEWEST
+        """Whether each of its sums is one of enough people: who held no GPU adds nothing to hide behind."""
+        before = {one.user for one in self.people if one.before.held_s > 0}
+        after = {one.user for one in self.people if one.after.held_s > 0}
+        return min(len(before), len(after)) >= FEWEST
 
     @property
-    def gone(self) -> int:
-        """How many held no GPU after."""
-        return sum(person.after.held_s <= 0 < person.before.held_s for person in self.people)
+    def gone(self) -> int | None:
+        """How many held no GPU after; None where these, though not none, are too few to tell of."""
+        gone = sum(one.after.held_s <= 0 < one.before.held_s for one in self.people)
+        return gone if gone == 0 or gone >= FEWEST else None
 
-    def total(self) -> Change:
-        """Their mean day, all together."""
+    def total(self) -> tuple[Use, Use]:
+        """Their mean day before and after, all together."""
         return _total(self.people)
 
 
@@ -140,19 +149,37 @@ class History:
     Attributes:
         use: person -> day -> use; a day that is not there had no job.
         alerts: person -> days on which an alert of theirs fired.
-        measured: days of which at least half was measured; others count for nobody.
+        measured: cluster -> days that were measured; others count for none of its people.
     """
 
     use: Mapping[Person, Mapping[int, Use]]
     alerts: Mapping[Person, Collection[int]]
-    measured: Collection[int]
+    measured: Mapping[str, Collection[int]]
+
+    @property
+    def first(self) -> int | None:
+        """The first day that was measured anywhere; None where none was."""
+        return min((day for days in self.measured.values() for day in days), default=None)
+
+
+def groups(history: History, since: int, end: int, window: int) -> tuple[Group, Group]:
+    """
+    The mailed, and others of the months before who were not; mails began on day ``since``.
+
+    Where of others there are none, or too few to tell of, the mailed are all of them.
+    """
+    first = since if history.first is None else history.first
+    # a longer time gathers people who waste more rarely, and these change more by themselves
+    days = min(since - (first + window), end - since)
+    others = group(history, since - days, since, window) if days > window else Group((), 0)
+    return group(history, since, since + days if others.told else end, window), others
 
 
 def group(history: History, first: int, end: int, window: int) -> Group:
     """
     Those whose alert fired in the days ``first <= day < end``, by the first of these days.
 
-    Only days within them are looked at, and ``window`` days before ``first``.
+    Only days before ``end`` are looked at.
     """
     people: list[Change] = []
     outside = 0
@@ -166,12 +193,13 @@ def group(history: History, first: int, end: int, window: int) -> Group:
         if before is None or after is None or day + window >= end:
             outside += 1
         else:
-            people.append(Change(before, after))
+            people.append(Change(person[1], before, after))
     return Group(tuple(people), outside)
 
 
 def _mean(history: History, person: Person, days: range) -> Use | None:
-    measured = [day for day in days if day in history.measured]
+    there = history.measured.get(person[0], ())
+    measured = [day for day in days if day in there]
     if len(measured) < _MEASURED * len(days):
         return None
     use = history.use.get(person, {})
@@ -183,8 +211,9 @@ def response(mailed: Group, others: Group | None) -> Response:
     control = others.people if others else ()
     draws = [(mailed.people, control), *_draws(mailed.people, control)]
     found = list(starmap(_effect, draws))
+    few = len(mailed.people) < SOME or (others is not None and len(control) < SOME)
     names = ("unused", "idle_s", "used_s", "energy_j", "rebound")
-    return Response(*(_figure([one[name] for one in found]) for name in names))
+    return Response(*(_figure([one[name] for one in found], few=few) for name in names))
 
 
 def _draws(
@@ -201,10 +230,10 @@ def _draws(
 
 def _effect(mailed: Sequence[Change], control: Sequence[Change]) -> dict[str, float | None]:
     m = _total(mailed)
-    c = _total(control) if control else Change(m.before, m.before)
+    c = _total(control) if control else (m[0], m[0])
     idle = _beyond(m, c, lambda use: use.idle_s)
     used = _beyond(m, c, lambda use: use.used_s)
-    shares = [use.unused for use in (m.before, m.after, c.before, c.after)]
+    shares = [use.unused for use in (*m, *c)]
     return {
         "unused": _difference(shares),
         "idle_s": idle,
@@ -221,25 +250,27 @@ def _difference(shares: Sequence[float | None]) -> float | None:
     return (m1 - m0) - (c1 - c0)
 
 
-def _beyond(mailed: Change, control: Change, of: Callable[[Use], float]) -> float | None:
+def _beyond(
+    mailed: tuple[Use, Use], control: tuple[Use, Use], of: Callable[[Use], float]
+) -> float | None:
     """What the mailed have now beyond what the others' factor would have made of what they had."""
-    if of(control.before) <= 0:
+    (before, after), (others_before, others_after) = mailed, control
+    if of(others_before) <= 0:
         return None
-    return of(mailed.after) - of(mailed.before) * of(control.after) / of(control.before)
+    return of(after) - of(before) * of(others_after) / of(others_before)
 
 
-def _figure(values: Sequence[float | None]) -> Figure:
+def _figure(values: Sequence[float | None], *, few: bool) -> Figure:
     """The first is the estimate, the others are the bootstrap's; an interval only where most of them exist."""
     drawn = sorted(value for value in values[1:] if value is not None)
-    if values[0] is None or len(drawn) < 0.95 * DRAWS:
+    if values[0] is None or few or len(drawn) < 0.95 * DRAWS:
         return Figure(values[0])
     low, high = (drawn[round(q * (len(drawn) - 1))] for q in (0.025, 0.975))
     return Figure(values[0], low, high)
 
 
-def _total(people: Iterable[Change]) -> Change:
-    listed = list(people)
-    return Change(_sum(one.before for one in listed), _sum(one.after for one in listed))
+def _total(people: Sequence[Change]) -> tuple[Use, Use]:
+    return _sum(one.before for one in people), _sum(one.after for one in people)
 
 
 def _sum(uses: Iterable[Use]) -> Use:

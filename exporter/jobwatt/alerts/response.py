@@ -7,6 +7,7 @@ months. Of people only sums are shown (cohorts.py); no name leaves this program.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 _DAY_S = 86_400
 _CHUNK_S = 7 * _DAY_S
 _WINDOW_D = 7, 90
-# Of the 288 steps of a day. The steps end before midnight: one at midnight would be of both days.
+# 288 steps a day. They end before midnight: one at midnight would be of both days.
 _STEPS = "[1d:5m]"
-_HALF = 144
+_MOST = 274  # 95 % of them: of a day that was measured less, what was used is not known
 # ALERTS are of jobs and Prometheus's own; long-term storage keeps the series that is recorded of them
 _ALERTS = """
 max by (cluster, user) (
@@ -36,7 +37,9 @@ max by (cluster, user) (
   or on (cluster, user) max_over_time(ALERTS{audience="user",alertstate="firing"}[1d])
 )
 """
-_MEASURED = f"max(count_over_time((group(jobwatt:node_power_watts:sum)){_STEPS})) >= {_HALF}"
+_MEASURED = f"""
+max by (cluster) (count_over_time((group by (cluster) (jobwatt:node_power_watts:sum)){_STEPS})) >= {_MOST}
+"""
 _USE = {
     "held_s": "jobwatt:user_gpu_allocated_seconds:rate5m",
     "known_s": "jobwatt:user_gpu_known_seconds:rate5m",
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mails-since",
         required=True,
         metavar="TIME",
-        help="when mails began; whose alert fired before was not written to, and is compared with",
+        help="the day (UTC) on which mails began; whose alert fired before was not written to, and is compared with",
     )
     add(
         "--window",
@@ -81,8 +84,11 @@ def run(args: argparse.Namespace) -> int:
         raise ResponseError(f"--window {args.window} is not whole days from 7d to 90d")
     if not start < end:
         raise ResponseError(f"--from {args.start} is not days before --to {args.end}")
-    if since >= end:
-        raise ResponseError(f"--mails-since {args.mails_since} is not before --to {args.end}")
+    if not start <= since < end:
+        raise ResponseError(
+            f"--mails-since {args.mails_since} is not between --from {args.start} and --to {args.end}: "
+            "whose alert is the first one would not be known"
+        )
     report = follow(asking.server(args), start, end, since, int(window))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
     sys.stdout.write(
@@ -96,35 +102,46 @@ def follow(
 ) -> responseview.Report:
     """The report of the days ``start <= day < end``, numbered from 1970 in UTC; mails since day ``since``."""
     history = read(server, start, end)
-    if not history.measured:
+    if history.first is None or not history.use:
         raise ResponseError(
-            f"{server.url}: no recorded series of jobwatt between --from and --to; are recording.yaml's rules loaded?"
+            f"{server.url}: no recorded series of users between --from and --to; are recording.yaml's rules loaded, "
+            "and do pages name users (privacy.users)?"
         )
-    mailed = cohorts.group(history, max(since, start), end, window)
-    others = cohorts.group(history, start, since, window)
+    if history.first > since:
+        raise ResponseError(
+            f"{server.url}: nothing before {responseview.date(history.first)}, when mails had begun: whose alert is the "
+            "first one is not known"
+        )
+    mailed, others = cohorts.groups(history, since, end, window)
     compared = others if others.told else None
     return responseview.Report(
-        since, window, mailed, others, cohorts.response(mailed, compared) if mailed.told else None
-    )
+        since, window, since - history.first, mailed, others,
+        cohorts.response(mailed, compared) if mailed.told else None,
+    )  # fmt: skip
 
 
 def read(server: Prometheus, start: int, end: int) -> cohorts.History:
     """What happened in the days ``start <= day < end``."""
     use: dict[Person, dict[int, dict[str, float]]] = {}
     for name, series in _USE.items():
-        expr = f"sum by (cluster, user) (sum_over_time({series}{_STEPS})) * 300"
+        # of replicas the one that has more: both recorded the same
+        expr = f"max by (cluster, user) (sum_over_time({series}{_STEPS})) * 300"
         for person, day, value in _days(server, expr, start, end):
-            use.setdefault(person, {}).setdefault(day, {})[name] = value
+            if person[1]:  # "": nobody in particular
+                use.setdefault(person, {}).setdefault(day, {})[name] = value
     alerts: dict[Person, set[int]] = {}
     for person, day, _ in _days(server, _ALERTS, start, end):
         alerts.setdefault(person, set()).add(day)
+    measured: dict[str, set[int]] = {}
+    for (cluster, _), day, _ in _days(server, _MEASURED, start, end):
+        measured.setdefault(cluster, set()).add(day)
     return cohorts.History(
         {
             person: {day: cohorts.Use(**found) for day, found in days.items()}
             for person, days in use.items()
         },
         alerts,
-        {day for _, day, _ in _days(server, _MEASURED, start, end)},
+        measured,
     )
 
 
@@ -137,6 +154,7 @@ def _days(
         for series in server.query_range(expr, first, last, _DAY_S, _CHUNK_S):
             person = series.labels.get("cluster", ""), series.labels.get("user", "")
             for at, value in series.points:
-                yield person, int(at // _DAY_S), value
+                if math.isfinite(value):
+                    yield person, int(at // _DAY_S), value
     except QueryError as err:
         raise ResponseError(f"{server.url} refuses {' '.join(expr.split())}: {err}") from err
