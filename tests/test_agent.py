@@ -14,6 +14,7 @@ from jobwatt.board import Board
 from jobwatt.config import Config
 from jobwatt.ledger import Ledger
 from jobwatt.model import GpuProcess, GpuState, SourceResult
+from jobwatt.slurm.find import Jobs
 from world import World
 
 
@@ -61,28 +62,31 @@ def test_signals_leave_their_work_to_the_loop(agent):
     assert agent._orders == []
 
 
-def test_a_process_on_a_gpu_is_asked_about_until_its_job_is_known(tmp_path, monkeypatch):
-    """Its job's directory may be found by a later scan than the process itself: the GPU is the job's from then on."""
+def test_a_process_on_a_gpu_gets_its_job_when_that_is_found(tmp_path, monkeypatch):
+    """A later scan than the process' own may find its job; until then it is not asked about at each sample."""
     node = trees.Node(tmp_path, cpus=4, sockets=1)
-    job = node.add_job(42, uid=20001, layout="v2", cpus=range(2), steps=("0",))
-    pid = job.pids[-1]
     taking = sampler(
         Config(
             path_procfs=node.proc, path_sysfs=node.sys, path_cgroupfs=node.cgroup, path_state=tmp_path,
             slurm_rpc=False, source_nvml=False,
         )
     )  # fmt: skip
-    gpu = GpuState("GPU-1", 0, processes=(GpuProcess(pid, sm_permille=300),))
+    job = node.add_job(42, uid=20001, layout="v2", cpus=range(2), steps=("0",))
+    gpu = GpuState("GPU-1", 0, processes=(GpuProcess(job.pids[-1], sm_permille=300),))
     nvml = SimpleNamespace(
         name="nvml", read=lambda *, full: SourceResult(gpus=(gpu,)), close=lambda: None
     )
-    taking.sources = (nvml,)
-    with monkeypatch.context() as unseen:
-        unseen.setattr(taking.jobs, "key_of", lambda pid: None)
-        (found,) = taking.take(full=True, cause="tick").jobs
-        assert (found.meta.gpus, found.meta.gpus_by) == ({}, "")
+    taking.sources, asked, key_of = (nvml,), [], taking.jobs.key_of
+    monkeypatch.setattr(Jobs, "key_of", lambda _, pid: asked.append(pid) or key_of(pid))
+    hidden, away = node.cgroup / job.path, tmp_path / "away"
+    hidden.rename(away)  # not found yet
+    for _ in range(3):
+        assert taking.take(full=True, cause="tick").jobs == ()
+    assert asked == [job.pids[-1]]
+    away.rename(hidden)
     snapshot = taking.take(full=True, cause="tick")
     (found,) = snapshot.jobs
     assert (found.meta.gpus, found.meta.gpus_by) == ({"GPU-1": 1}, "process")
     assert snapshot.sm_use == {"GPU-1": {found.usage.key: 300}}
+    assert len(asked) == 2
     taking.close()

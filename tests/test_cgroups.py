@@ -221,6 +221,7 @@ def test_job_name_any_id(jobid):
             "0::/system.slice/slurmstepd.scope/job_1/a/slurm_n/uid_0/job_2\n",
             [("/1", ("v2",), "/a/slurm_n/uid_0/job_2")],
         ),
+        ("0::/system.slice/slurmstepd.scope/job_1/a\r\u2028b\n", [("/1", ("v2",), "/a\r\u2028b")]),
         ("0::/system.slice/slurmstepd.scope/system\n", []),
         ("0::/system.slice/ssh.service\n", []),
         ("", []),
@@ -247,6 +248,20 @@ def test_a_path_is_believed_where_the_job_has_the_process(tmp_path):
     assert cgroups.key_of(70) == "/9"
     assert cgroups.key_of(66) is None
     assert cgroups.key_of(1234) is None
+
+
+def test_a_threaded_cgroup_is_asked_about_above(tmp_path):
+    """Its own list of processes cannot be read; that of the domain it is in has them."""
+    base, procfs = tmp_path / "cgroup", tmp_path / "proc"
+    task = put(base / "system.slice/slurmstepd.scope/job_9/step_0/user/task_0", cgroup__procs="70")
+    put(task.parents[2], cpu__stat="usage_usec 6\nuser_usec 4")
+    (task / "threads").mkdir()
+    (task / "threads/cgroup.procs").mkdir()  # whose read fails, as EOPNOTSUPP does
+    for pid in (70, 71):
+        put(procfs / str(pid), cgroup="0::/system.slice/slurmstepd.scope/job_9/step_0/user/task_0/threads")  # fmt: skip
+    cgroups = Cgroups(base, procfs)
+    cgroups.scan(1)
+    assert (cgroups.key_of(70), cgroups.key_of(71)) == ("/9", None)
 
 
 def test_a_v1_path_is_believed_by_any_controller_that_has_the_job(tmp_path):

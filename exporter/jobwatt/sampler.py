@@ -57,6 +57,7 @@ class Sampler:
     faults: FaultLog = field(default_factory=FaultLog)
     _full: dict[str, SourceResult] = field(default_factory=dict)
     _pid_jobs: dict[int, str | None] = field(default_factory=dict)
+    _mapped: set[str] = field(default_factory=set)
     _used_gpus: dict[str, dict[str, int]] = field(default_factory=dict)
     _clock_offset: float | None = None
     _asked: dict[str, int] = field(default_factory=dict)
@@ -170,7 +171,7 @@ class Sampler:
     ) -> tuple[tuple[Job, ...], tuple[Job, ...], tuple[Job, ...]]:
         usages = self.jobs.scan(t_ns, full=full)
         metas = self.resolver.update(usages, self.jobs.pids, gpus, t_ns, named=self.jobs.named)
-        self._map_processes(gpus)
+        self._map_processes(gpus, {usage.key for usage in usages})
         present = [
             Job(usage, self._with_used_gpus(usage.key, metas.get(usage.key))) for usage in usages
         ]
@@ -178,15 +179,17 @@ class Sampler:
         self._used_gpus = {key: used for key, used in self._used_gpus.items() if key in metas}
         return tuple(present), tuple(self.resolver.ended(t_ns)), tuple(self.resolver.late())
 
-    def _map_processes(self, gpus: Iterable[GpuState]) -> None:
+    def _map_processes(self, gpus: Iterable[GpuState], there: set[str]) -> None:
         """
-        Find the job of every process that has a context on a GPU; each is asked about until it has one.
+        Find the job of every process that has a context on a GPU.
 
-        A process may be on its GPU before the scan that finds its job.
+        Who has none is asked about again when jobs come or go: a process may be on its GPU before the
+        scan that finds its job.
         """
         pids = {process.pid for gpu in gpus for process in gpu.processes or ()}
-        if pids == self._pid_jobs.keys() and all(self._pid_jobs.values()):
+        if pids == self._pid_jobs.keys() and there == self._mapped:
             return
+        self._mapped = there
         self._pid_jobs = {pid: self._pid_jobs.get(pid) or self.jobs.key_of(pid) for pid in pids}
         for gpu in gpus:
             for process in gpu.processes or ():

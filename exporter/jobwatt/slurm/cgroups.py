@@ -394,11 +394,14 @@ def _line(text: bytes, name: bytes, default: int | None = None) -> int:
 
 def _holds(job: JobDir, path: JobPath, pid: int) -> bool:
     """Tell whether the process is where its path says, seen from the job's own directory."""
-    for controller in path.controllers:
-        if controller in job.dirs:
-            procs = read_file(f"{job.dirs[controller][0]}{path.below}/cgroup.procs", 1 << 20)
-            return b"%d" % pid in (procs or b"").split()
-    return False
+    controller = next((one for one in path.controllers if one in job.dirs), None)
+    if controller is None:
+        return False
+    top, below = job.dirs[controller][0], path.below
+    # a threaded cgroup does not tell its processes, the domain above it does (cgroup-v2.rst, Threads)
+    while (procs := read_file(f"{top}{below}/cgroup.procs", 1 << 20)) is None and below:
+        below = below.rpartition("/")[0]
+    return b"%d" % pid in (procs or b"").split()
 
 
 def _rank(path: str, controller: str) -> int:

@@ -106,7 +106,7 @@ def paths_in(cgroup: str) -> Iterator[JobPath]:
     another job. Who has a cgroup of their own can name what they make there like a job's: ask
     whether the process is in the job's directory before any of this is believed.
     """
-    for line in cgroup.splitlines():
+    for line in cgroup.split("\n"):  # all else may be in a name
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         match = _PROC_PATH.search(path)
@@ -265,7 +265,8 @@ class Layout:
             job = jobs.get(key)
             if job is None:
                 job = jobs[key] = JobDir(key, root.name, root.node, parsed[1], uid, {})
-            # parts of one job in two pods whose scopes name no node: the first stands for both
+            # parts of one job in two pods whose scopes name no node: the first stands for both, and
+            # what runs on GPUs in the other is nobody's
             job.dirs.setdefault(root.controller, (f"{path}/{name}", inode))
 
     def _subdirs(self, path: str) -> dict[str, int]:
