@@ -152,7 +152,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         rules = f"rule_files: ['{root}/etc/jobwatt/alerts/rules/*.yaml']\n"
         target = f"127.0.0.1:{daemon.port}"
         _past(root)
-        prometheus = stack.enter_context(Prometheus(root / "prom", [target], retention="1y", jobs=rules))
+        prometheus = stack.enter_context(
+            Prometheus(root / "prom", [target], retention="1y", jobs=rules)
+        )
         manager = stack.enter_context(_alertmanager(root))
         yield Sandbox(
             root,
