@@ -166,3 +166,13 @@ def eventually(what: Callable[[], Any], patience_s: float = 60) -> Any:
 def missing(*programs: str) -> str:
     """Names of those that are not on this machine."""
     return ", ".join(program for program in programs if shutil.which(program) is None)
+
+
+def unhealthy(url: str, tenant: str = "") -> list[Any]:
+    """The rules of a ruler (Mimir's: of a tenant) that fail, or were never evaluated; it has some."""
+    request = urllib.request.Request(f"{url}/api/v1/rules", headers={"X-Scope-OrgID": tenant})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    found = [rule for group in groups for rule in group["rules"]]
+    assert found
+    return [rule for rule in found if rule["health"] != "ok"]

@@ -21,7 +21,7 @@ from jobwatt.model import JobUsage
 from jobwatt.slurm import hookdir
 from jobwatt.slurm.hookdir import HookDir
 from jobwatt.slurm.hookrecord import parse
-from jobwatt.slurm.hooks import write
+from jobwatt.slurm.hooks import LIMIT_S, write
 from jobwatt.slurm.resolve import Resolver
 from jobwatt.slurm.text import is_jobid
 
@@ -198,7 +198,7 @@ def test_a_hook_that_hangs_is_gone_after_200_ms(tmp_path: Path) -> None:
     finally:
         os.close(read_end)
         os.close(write_end)
-    assert time.monotonic() - began >= 0.2
+    assert time.monotonic() - began >= 0.2 == LIMIT_S  # how long beyond is the machine's affair
     assert not list(tmp_path.iterdir())
 
 

@@ -37,6 +37,7 @@ from storagesite import (
     quick_rules,
     quickened,
     running,
+    unhealthy,
 )
 
 from scalenodes import Load, Nodes, Server  # isort: skip  (storagesite has set the path)
@@ -275,10 +276,7 @@ def test_ruler_records_what_prometheus_records(written):
         return len(here) > 300 and here == there
 
     eventually(same, 120)
-    request = urllib.request.Request(f"{url}/prometheus/api/v1/rules", headers={"X-Scope-OrgID": "jobwatt"})  # fmt: skip
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        groups = json.load(answer)["data"]["groups"]
-    assert [r for g in groups for r in g["rules"] if r["health"] != "ok"] == []
+    assert unhealthy(f"{url}/prometheus", "jobwatt") == []
     assert metrics(url, "cortex_discarded_samples_total") == 0
 
 

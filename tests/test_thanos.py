@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import time
-import urllib.request
 from collections import defaultdict
 from contextlib import ExitStack
 
@@ -33,6 +32,7 @@ from storagesite import (
     quick_rules,
     quickened,
     running,
+    unhealthy,
 )
 
 from scalenodes import Load, Nodes, Server  # isort: skip  (storagesite has set the path)
@@ -176,9 +176,7 @@ def test_rulers_record_what_prometheus_records(ruled):
         return len(here) > 300 and here == there
 
     eventually(same, 120)
-    with urllib.request.urlopen(f"{ruler}/api/v1/rules", timeout=30) as answer:
-        groups = json.load(answer)["data"]["groups"]
-    assert [r for g in groups for r in g["rules"] if r["health"] != "ok"] == []
+    assert unhealthy(ruler) == []
 
 
 def test_a_pair_of_rulers_gives_one_alert(ruled):
