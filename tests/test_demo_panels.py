@@ -93,17 +93,20 @@ def subjects(demo):
     """What each page is about: for each variable a value that there is much to say of."""
     now = time.time()
     energy = "jobwatt_job_gpu_energy_joules_total"
-    job = f'topk(1, max by (jobid) (max_over_time({energy}{{partition="H100"}}[1d])))'
+    # by the time it ran within the day: one that ended at its very beginning has nothing to draw
+    running = f"{energy}{{partition='H100'}} unless on (cluster, instance, jobid) jobwatt_job_end_time_seconds"
+    job = f"topk(1, max by (jobid) (count_over_time(({running})[1d:2m])))"
     jobid = demo.label(job, "jobid", now)
     gpus = f'last_over_time({energy}{{jobid="{jobid}"}}[1d])'
     uuids = {one["metric"]["uuid"] for one in demo.ask("query", query=gpus, time=now)[0]}
     idle = "sum by (user) (sum_over_time(jobwatt:user_gpu_idle_seconds:rate5m[1d:5m]))"
+    metered = "topk(1, jobwatt_jobs and on (instance) jobwatt_wall_energy_joules_total)"
     return {
         "cluster": "demo",
         "jobid": jobid,
         "user": demo.label(f"topk(1, {idle})", "user", now),
         "account": demo.label(f"topk(1, {gpus})", "account", now),
-        "instance": demo.label("topk(1, jobwatt_jobs)", "instance", now),
+        "instance": demo.label(metered, "instance", now),
         "uuid": "|".join(uuids),
     }
 
