@@ -16,8 +16,8 @@ from daemon import BOOT_ID, Daemon
 from jobwatt import doctor, installation, probes
 from jobwatt.config import Config
 from jobwatt.web import WebServer
-from test_web import FixedSite
 from trees import Node, write
+from webkit import FixedSite
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,9 +24,9 @@ from jobwatt.model import NS_PER_S, Domain, Kind
 from jobwatt.sources import remote_page
 from jobwatt.sources.remote import Access, Remote, Track
 from jobwatt.web import WebServer
-from test_web import FixedSite
 from trees import Node
 from wattmetre import ROWS, Box, energy
+from webkit import FixedSite
 
 S = NS_PER_S
 

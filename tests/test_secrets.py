@@ -25,12 +25,11 @@ import pytest
 import gridmock
 import redfishmock
 import secure
-import test_grid
 import webcerts
 from daemon import OPENMETRICS, command, environment, paths, wait
 from jobwatt.web import WebServer
 from redfishmock import Bmc
-from test_web import FixedSite
+from webkit import FixedSite
 
 pytestmark = pytest.mark.slow
 REMOTE, KEY, SENT = "canary-remote-5d1f", "canary-key-" + "4" * 32, "canary-sent-77ab"
@@ -164,7 +163,7 @@ def test_the_daemons_secrets(tmp_path):
 
 def test_the_grids_secrets(tmp_path):
     """`jobwatt grid` with a token, right and then refused: not in its arguments, its environment, its log or its pages."""
-    token, canary = tmp_path / "token", test_grid.EM_TOKEN
+    token, canary = tmp_path / "token", gridmock.EM_TOKEN
     secret(token, canary)
     with gridmock.GridServer() as server:
         config = tmp_path / "grid.toml"

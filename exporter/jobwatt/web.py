@@ -46,7 +46,7 @@ class Limits:
     """What clients may take. Each time, in seconds, is for a whole phase."""
 
     # Each is a thread, and one that has been ended may take seconds to go: each unit's TasksMax
-    # is more than twice this (tests/test_web.py).
+    # is more than twice this (tests/test_web_shares.py).
     connections: int = 32
     handshake_s: float = 10.0
     request_s: float = 10.0  # from a request's first byte to the end of its header
