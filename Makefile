@@ -58,7 +58,7 @@ format: $(STAMP) ## let ruff write the code's form
 golden: $(STAMP) ## write tests/golden anew; read the difference
 	cd tests && ../$(BIN)/python goldens.py
 
-docs: $(STAMP)   ## write the README's metric table anew
+docs: $(STAMP)   ## write the generated tables of README.md and docs/ anew
 	$(BIN)/python tests/docs.py
 
 alerts: $(STAMP) ## write what alerts/site.toml renders to into alerts/

@@ -43,8 +43,17 @@ install -D -m 644 systemd/jobwatt.sysusers "$dest/usr/lib/sysusers.d/jobwatt.con
 install -D -m 644 systemd/jobwatt.tmpfiles "$dest/usr/lib/tmpfiles.d/jobwatt.conf"
 install -D -m 644 -t "$dest/usr/lib/udev/rules.d" systemd/60-jobwatt.rules
 install -D -m 644 -t "$dest/etc/jobwatt" jobwatt.toml
-install -D -m 644 -t "$dest/usr/share/doc/jobwatt/examples" examples/*.conf
-install -D -m 755 -t "$dest/usr/share/doc/jobwatt/examples/slurm" slurm/prolog slurm/epilog
+doc=$dest/usr/share/doc/jobwatt
+install -D -m 644 -t "$doc/examples" examples/*.conf
+install -D -m 755 -t "$doc/examples/slurm" slurm/prolog slurm/epilog
+# pages, and what they link to: rules, runbooks, dashboards, other programs' configuration, the chart
+for part in {README,CONTRIBUTING,CHANGELOG}.md docs alerts interop grafana/{README.md,dashboards,provisioning,compose,screenshots} helm/jobwatt; do
+  mkdir -p "$doc/$(dirname "$part")"
+  cp -R "../$part" "$doc/$part"
+done
+find "$doc" -name __pycache__ -prune -exec rm -rf {} +
+find "$doc" -type d -exec chmod 755 {} +
+find "$doc" -path "$doc/examples/slurm" -prune -o -type f -exec chmod 644 {} +
 
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$site $python manpages.py "$work/man"
 for page in "$work"/man/*; do

@@ -39,7 +39,7 @@ UNITS = {
     "celsius": "°C",
     "hertz": "Hz",
     "grams_per_kwh": "g/kWh",
-    "ratio": "0 to 1",
+    "ratio": "ratio",
 }
 # what site.toml says of several keys at once, key by key
 REMARKS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,18 @@ def release(temporary: Path) -> Path:
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
     return out
+
+
+def dead_links(doc: Path) -> list[str]:
+    """Links of a package's pages to files that are not in the package; what is told of the sources aside."""
+    pages = sorted(doc.rglob("*.md"))
+    assert len(pages) > 50
+    return [
+        f"{page.relative_to(doc)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text())
+        if "://" not in link and not (page.parent / link).exists() and "preview/" not in link
+    ]
 
 
 def bare(temporary: Path) -> Path:

@@ -488,6 +488,12 @@ def test_package_knows_nothing_of_its_build(installed: Path, package: Path) -> N
 
 
 @pytest.mark.slow
+def test_links_of_its_pages(installed: Path) -> None:
+    """What the packaged pages link to is in the package."""
+    assert released.dead_links(installed / "usr/share/doc/jobwatt") == []
+
+
+@pytest.mark.slow
 def test_units_are_sound(installed: Path) -> None:
     """systemd finds no fault in the units, where the package is installed."""
     names = [unit.name for unit in UNITS]

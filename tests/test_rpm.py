@@ -109,6 +109,12 @@ def test_files_and_needs(package: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_links_of_its_pages(installed: Path) -> None:
+    """What the packaged pages link to is in the package."""
+    assert released.dead_links(installed / "usr/share/doc/jobwatt") == []
+
+
+@pytest.mark.slow
 def test_it_runs_where_it_was_installed(installed: Path) -> None:
     """Its user and state directory are made, its units are sound, and the program shows a page."""
     inside = systemdvm.inside

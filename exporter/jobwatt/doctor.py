@@ -127,7 +127,7 @@ def _notes(config: Config) -> list[str]:
     if not hooks.is_dir():
         notes.append(
             f"{hooks} does not exist: no hook has run yet. Add `jobwatt hook prolog` and `jobwatt hook epilog` to "
-            "slurm.conf's Prolog and Epilog, so that short jobs and GPU indexes are exact"
+            "slurm.conf's Prolog and Epilog, so that owners and GPUs of jobs are certain"
         )
     running = {process.info["name"] for process in psutil.process_iter(["name"])}
     if "slurmd" not in running:

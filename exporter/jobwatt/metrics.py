@@ -486,7 +486,11 @@ _ALL = (
         _G,
         "1 while totals reach the disk, 0 while they are kept in memory only.",
     ),
-    Metric("jobwatt_ledger_errors_total", _C, "Commits that failed."),
+    Metric(
+        "jobwatt_ledger_errors_total",
+        _C,
+        "Commits that failed, and ledgers that could not be read and were set aside.",
+    ),
     Metric("jobwatt_build_info", _G, "Version of jobwatt; always 1.", ("version",)),
 )
 

@@ -139,7 +139,7 @@ def _playing(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _alerting(commands: argparse._SubParsersAction[_Parser], *, whole: bool) -> None:
     alerts = commands.add_parser(
         "alerts",
-        help="a site's alert rules and mails: write them, or see whom they would have reached",
+        help="a site's alert rules and mails: write them, see whom they would have reached, and whether people respond",
         allow_abbrev=False,
     )
     alerts.set_defaults(parser=alerts)

@@ -48,7 +48,8 @@ _ENV = {"LC_ALL": "C", "PATH": _MORE_PATH}
 _MENDING = {
     "no_tool": "install freeipmi-tools (ipmi-dcmi), ipmitool or ipmiutil",
     "no_device": "modprobe -a ipmi_devintf ipmi_si (a virtual machine has no BMC)",
-    "permission": 'let the daemon use it (udev: KERNEL=="ipmi*", GROUP="jobwatt", MODE="0660")',
+    "permission": 'let the daemon use it (udev: KERNEL=="ipmi*", GROUP="jobwatt", MODE="0660";'
+    " under the package's unit its example ipmi.conf as well)",
     # OpenBMC gave good figures and "deactivated" (openbmc/phosphor-host-ipmid#167); it was mended since.
     "not_active": "switch power monitoring on in the BMC's settings; OpenBMC of before September 2023 says"
     " this always: renew it, or ask it through Redfish",
