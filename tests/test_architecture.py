@@ -24,6 +24,9 @@ PURE = (
     "model",
     "metrics",
     "pageview",
+    "pagerows",
+    "page",
+    "readable",
     "jobview",
     "privacy",
     "wall",
@@ -76,7 +79,7 @@ def importers(library):
 def test_one_importer_each():
     """pynvml, pyslurm, SQL, psutil and inotify each have one home."""
     assert importers("pynvml") == {"sources/nvml_calls.py"}
-    assert importers("pyslurm") == {"slurm/rpc.py"}
+    assert importers("pyslurm") == {"slurm/bypyslurm.py"}
     assert importers("sqlite3") == {"ledger.py"}
     assert importers("inotify_simple") == {"slurm/events.py"}
 
@@ -121,7 +124,7 @@ def test_no_process_is_started_on_the_sampling_path():
     }
     assert daemon <= {
         "slurm/controller.py",
-        "slurm/rpc.py",
+        "slurm/scontrol.py",
         "sources/wattmeter_input.py",  # in the wattmeter's own thread
         "sources/ipmi_child.py",  # in the BMC's own thread
     }

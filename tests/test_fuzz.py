@@ -22,7 +22,7 @@ from fuzz import base
 from fuzz.mutate import Mutator
 from fuzz.targets import TARGETS
 from jobwatt.central.compare import sacct
-from jobwatt.slurm import rpc, text
+from jobwatt.slurm import scontrol, text
 from jobwatt.sources.nvml_calls import Calls
 
 FOUND = Path(__file__).parent / "fuzz" / "found"
@@ -133,7 +133,7 @@ def test_names_of_a_node_list_are_bounded(nodes):
 def test_nodes_of_a_record_are_bounded():
     """A record that names more nodes than there can be is not written out."""
     groups = "".join(f"  Nodes=a{n}[0-65534] CPU_IDs=0 Mem=1 GRES=" for n in range(500))
-    assert len(rpc._nodes(groups)) < 200_000
+    assert len(scontrol._nodes(groups)) < 200_000
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e300])

@@ -10,16 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobwatt.page import (
-    JobRow,
-    PageView,
-    Share,
-    SourceRow,
-    duration,
-    energy,
-    power,
-    render,
-)
+from jobwatt.page import render
+from jobwatt.pagerows import JobRow, PageView, Share, SourceRow
+from jobwatt.readable import duration, energy, power
 
 JOB = JobRow(
     jobid="812044",

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import resolvekit
-from jobwatt.slurm import rpc
-from resolvekit import DATA, text_of, tool, wait_for
+from daemon import wait
+from jobwatt.slurm import bypyslurm, rpc
+from resolvekit import DATA, text_of, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,13 +117,13 @@ def test_pyslurm_attributes_one_by_one() -> None:
                     raise Module.RPCError("Invalid job id specified")
                 return Job22()
 
-    job = rpc.by_pyslurm(Module, "7")  # type: ignore[arg-type]
+    job = bypyslurm.by_pyslurm(Module, "7")  # type: ignore[arg-type]
     assert (job["uid"], job["qos"], job["name"], job["limit_s"]) == (20001, "", "n 1", 1800)
     assert job["nodes"] == {
         "gpu02": {"cpus": 1, "mem_mb": 100, "gpus": "2"},
         "gpu03": {"cpus": 4, "mem_mb": 1024, "gpus": ""},
     }
-    assert rpc.by_pyslurm(Module, "9")["unknown"]  # type: ignore[arg-type]
+    assert bypyslurm.by_pyslurm(Module, "9")["unknown"]  # type: ignore[arg-type]
 
 
 # -- asking in the background -----------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_answers_are_cached_and_batched(
          f"cat {DATA}/unknown.err >&2; exit 1")  # fmt: skip
     ask = runner()
     ids = [str(number) for number in range(1, 11)]
-    wait_for(lambda: None not in [ask.lookup(jobid) for jobid in ids])
+    wait(lambda: None not in [ask.lookup(jobid) for jobid in ids])
     for _ in range(100):
         assert ask.lookup("1")["user"] == "alice"
         assert ask.lookup("2")["unknown"]
@@ -156,17 +157,17 @@ def test_dead_slurmctld_is_killed_backed_off_and_said_once(
     began = time.monotonic()
     assert ask.lookup("1") is None
     assert time.monotonic() - began < 0.4
-    wait_for(lambda: ask.outcomes["timeout"] >= 3)
+    wait(lambda: ask.outcomes["timeout"] >= 3)
     assert time.monotonic() - began > 3 * 0.4 + 0.2 + 0.4  # back-off doubles
     assert ask.failure is not None
     assert ask.failure.reason == "timeout"
     assert len([r for r in caplog.records if "slurmctld not asked" in r.message]) == 1
     # one that was killed before it said its number is not among them, and the next is then still there for a while
     pids = (slurm_tools / "pids").read_text().split()[:3]
-    wait_for(lambda: all(_gone(int(pid)) for pid in pids))
+    wait(lambda: all(_gone(int(pid)) for pid in pids))
     tool(slurm_tools, "scontrol", f"exec cat {DATA}/one_node.txt")
-    wait_for(lambda: ask.lookup("1"))
-    wait_for(lambda: ask.failure is None)
+    wait(lambda: ask.lookup("1"))
+    wait(lambda: ask.failure is None)
 
 
 def _gone(pid: int) -> bool:
@@ -181,11 +182,11 @@ def test_close_kills_a_running_child(slurm_tools: Path, runner: Callable[..., Rp
     tool(slurm_tools, "scontrol", f"echo $$ >> {slurm_tools}/pids; sleep 60")
     ask = runner(timeout_s=30.0)
     ask.lookup("1")
-    wait_for(lambda: (slurm_tools / "pids").exists() and (slurm_tools / "pids").read_text())
+    wait(lambda: (slurm_tools / "pids").exists() and (slurm_tools / "pids").read_text())
     began = time.monotonic()
     ask.close()
     assert time.monotonic() - began < 20
-    wait_for(lambda: _gone(int((slurm_tools / "pids").read_text())))
+    wait(lambda: _gone(int((slurm_tools / "pids").read_text())))
     assert ask.failure is None
 
 
@@ -196,7 +197,7 @@ def test_refused_connection_is_told_in_slurms_words(
     tool(slurm_tools, "scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
     ask = runner()
     ask.lookup("1")
-    wait_for(lambda: ask.failure)
+    wait(lambda: ask.failure)
     assert ask.failure is not None
     assert "Unable to contact slurm controller" in ask.failure.message
     assert ask.outcomes["failed"] == 1
@@ -208,5 +209,5 @@ def test_what_is_no_id_is_never_asked(slurm_tools: Path, runner: Callable[..., R
     ask = runner()
     assert ask.lookup("1" * 11) == {"jobid": "1" * 11, "unknown": True}
     assert ask.lookup("--help")["unknown"]
-    wait_for(lambda: ask.lookup("1"))
+    wait(lambda: ask.lookup("1"))
     assert ask.outcomes == {"ok": 1, "unknown": 0, "failed": 0, "timeout": 0}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import resolvekit
-from jobwatt.slurm.rpc import parse_scontrol
+from jobwatt.slurm.scontrol import parse_scontrol
 from resolvekit import TASK, UID, Node, Told, text_of, tool, usage
 
 if TYPE_CHECKING:

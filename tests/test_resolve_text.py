@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from jobwatt.slurm.rpc import AmbiguousError, parse_scontrol
+from jobwatt.slurm.scontrol import AmbiguousError, parse_scontrol
 from jobwatt.slurm.text import clean, cpus_on_node, expand_nodes
 from resolvekit import text_of
 

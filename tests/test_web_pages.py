@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.exposition import choose_encoder
 
 import webkit
-from jobwatt.webhandler import OPENMETRICS, TEXT, accepts_gzip, wants_openmetrics
+from jobwatt.webformats import OPENMETRICS, TEXT, accepts_gzip, wants_openmetrics
 from webkit import PAGE, ask, connect, serving
 
 server, certs, config = webkit.server, webkit.certs, webkit.config  # fixtures
@@ -57,11 +57,17 @@ class TestEndpoints:
         assert response.status == 503
         assert body in (b"the last sample is 90 s old\n", b"no sample yet\n")
 
-    @pytest.mark.parametrize("path", ["/favicon.ico", "/metrics/", "/../etc/passwd", "/%00", "//"])
+    def test_slashes_at_the_front_are_one(self, server):
+        """The standard library reads // as /, and nothing else into it."""
+        assert ask(server, "//")[1] == ask(server, "/")[1]
+        assert ask(server, "//metrics")[1] == PAGE.encode()
+        assert ask(server, "//example.org/metrics")[0].status == 404
+
+    @pytest.mark.parametrize("path", ["/favicon.ico", "/metrics/", "/../etc/passwd", "/%00"])
     def test_not_found(self, server, path, caplog):
-        """Anything else is 404, without a word in the log."""
+        """Anything else is 404, and neither the answer nor the log repeats it."""
         response, body = ask(server, path)
-        assert response.status == (200 if path == "//" else 404)  # the library reads // as /
+        assert response.status == 404
         assert b"passwd" not in body
         assert not [r for r in caplog.records if r.levelno > logging.INFO]
 

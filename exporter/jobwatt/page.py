@@ -7,148 +7,23 @@ names of jobs are whatever a user typed. A mark never relies on colour alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING
 
+from .pagerows import WASTE_SHARE
+from .readable import DASH, duration, energy, power
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+
+    from .pagerows import JobRow, PageView, SourceRow
 
 REFRESH_S = 5
-# A job is marked where its GPUs stood unused for this long, and for this share of its time.
-WASTE_S = 300.0
-WASTE_SHARE = 0.1
 COVERED = 0.995  # coverage below this is said
 
-J_PER_KWH = 3_600_000.0
 
 _ODD = "\N{REPLACEMENT CHARACTER}"
-_DASH = "\N{EN DASH}"  # unknown, or nothing to say
-
-
-@dataclass(frozen=True, slots=True)
-class JobRow:
-    """
-    One job on this node. None: unknown. Energies in J, power in W, times in s.
-
-    Attributes:
-        name: the job's name, as its user typed it.
-        gpus: what a person calls the GPUs held: ``0``, ``3``, ``1:2g.20gb``.
-        gpu_busy_percent: mean over the GPUs held, now.
-        idle_gpu_s, idle_joules: GPU time held and unused so far, and its energy.
-        coverage: share of the job's time that was measured, 0 to 1.
-        state: ``running`` or ``ended``.
-    """
-
-    jobid: str
-    user: str
-    account: str
-    partition: str
-    name: str
-    gpus: tuple[str, ...]
-    running_s: float | None
-    watts: float | None
-    joules: float
-    gpu_busy_percent: float | None = None
-    idle_gpu_s: float | None = None
-    idle_joules: float = 0.0
-    cpus: int = 0
-    coverage: float | None = None
-    state: str = "running"
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job is over; its row shows final totals."""
-        return self.state == "ended"
-
-    @property
-    def wasteful(self) -> bool:
-        """Whether its unused GPU time is worth a mark."""
-        held = (self.running_s or 0.0) * len(self.gpus)
-        return (self.idle_gpu_s or 0.0) >= max(WASTE_S, WASTE_SHARE * held)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Power now (W, None where unknown) and energy so far (J) of an owner that is no job."""
-
-    watts: float | None
-    joules: float
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRow:
-    """One kind of sensor: whether it delivers, and in a line what it reads or why it does not."""
-
-    name: str
-    up: bool
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PageView:
-    """
-    Everything the page shows.
-
-    Attributes:
-        wall_s: Unix time of the snapshot.
-        watts: power now by component (cpu, dram, gpu, other); a component that is not measured
-            is not in it.
-        problems: what is not measured and why, one line each.
-        feeds: a word on where a component's figures come from, where they are not its own sensors'.
-        balance: the wall meter over the components' own sensors, less 1; None without a meter.
-    """
-
-    node: str
-    version: str
-    wall_s: float
-    watts: Mapping[str, float]
-    jobs: tuple[JobRow, ...]
-    system: Share
-    unallocated: Share
-    sources: tuple[SourceRow, ...] = ()
-    problems: tuple[str, ...] = ()
-    feeds: Mapping[str, str] = field(default_factory=dict)
-    balance: float | None = None
-
-
-def power(watts: float | None) -> str:
-    """Watts for a person: ``734 W``, ``8.4 W``, ``12.3 kW``; a dash where unknown."""
-    if watts is None:
-        return _DASH
-    if abs(watts) >= 9_999.5:
-        return f"{watts / 1000:.1f} kW"
-    return f"{watts:.0f} W" if abs(watts) >= 9.95 or watts == 0 else f"{watts:.1f} W"
-
-
-def energy(joules: float) -> str:
-    """Joules for a person: ``0.8 J``, ``312 kJ``, from a tenth of a kWh on in kWh."""
-    if joules >= J_PER_KWH / 10:
-        return f"{_figures(joules / J_PER_KWH)} kWh"
-    if joules >= 999.5:
-        return f"{_figures(joules / 1000)} kJ"
-    return f"{joules:.0f} J" if joules >= 9.95 or joules == 0 else f"{joules:.1f} J"
-
-
-def _figures(value: float) -> str:
-    """At least three figures, and never a power of ten."""
-    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{decimals}f}"
-
-
-def duration(seconds: float | None) -> str:
-    """``h:mm`` from an hour on, ``12 min`` or ``45 s`` below; a dash where unknown."""
-    if seconds is None:
-        return _DASH
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min"
-    days, rest = divmod(whole // 60, 1440)
-    clock = f"{rest // 60}:{rest % 60:02d} h"
-    return f"{days} d {clock}" if days else clock
 
 
 def render(view: PageView) -> str:
@@ -269,12 +144,12 @@ def _order(job: JobRow) -> tuple[bool, float, str]:
 def _job(job: JobRow) -> str:
     cells = (
         _who(job),
-        f"{_text(job.user) or _DASH}<small>{_text(_joined(job.account, job.partition))}</small>",
+        f"{_text(job.user) or DASH}<small>{_text(_joined(job.account, job.partition))}</small>",
         duration(job.running_s),
-        str(job.cpus) if job.cpus else _DASH,
-        _text(", ".join(job.gpus)) or _DASH,
-        _DASH if job.gpu_busy_percent is None else f"{job.gpu_busy_percent:.0f} %",
-        _DASH if job.ended else power(job.watts),
+        str(job.cpus) if job.cpus else DASH,
+        _text(", ".join(job.gpus)) or DASH,
+        DASH if job.gpu_busy_percent is None else f"{job.gpu_busy_percent:.0f} %",
+        DASH if job.ended else power(job.watts),
         energy(job.joules) + _coverage(job.coverage),
         _unused(job),
     )
@@ -309,7 +184,7 @@ def _coverage(coverage: float | None) -> str:
 
 def _unused(job: JobRow) -> str:
     if not job.gpus:
-        return _DASH
+        return DASH
     mark = '<span class="mark" role="img" aria-label="wasted:">▲</span> ' if job.wasteful else ""
     cost = f"<small>{energy(job.idle_joules)}</small>" if job.idle_gpu_s else ""
     return f"<span>{mark}{duration(job.idle_gpu_s)}</span>{cost}"

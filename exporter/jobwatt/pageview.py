@@ -8,7 +8,7 @@ from .attribute import SYSTEM, UNALLOCATED
 from .exposition import FEEDS_NS, View
 from .jobview import JobView, jobs, within
 from .model import ESTIMATES, NS_PER_S, UJ_PER_J, Domain
-from .page import JobRow, PageView, Share, SourceRow
+from .pagerows import JobRow, PageView, Share, SourceRow
 from .totals import by_owner
 
 if TYPE_CHECKING:

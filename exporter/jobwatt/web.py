@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from .passwords import PasswordCheck
 from .webconfig import Loaded, WebConfigFile
 from .webconnection import GRACE_S, UNPROTECTED, Connection, hang_up
-from .webhandler import compress
+from .webformats import compress
 from .weblisten import listen, parse_address
 from .webshares import Complaints, Shares
 

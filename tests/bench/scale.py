@@ -29,7 +29,7 @@ from scalenodes import Load, Node  # noqa: E402
 from scalerun import Plan, run  # noqa: E402
 
 from backfill import blocks  # noqa: E402
-from jobwatt.webhandler import compress  # noqa: E402
+from jobwatt.webformats import compress  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

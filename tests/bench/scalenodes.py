@@ -31,7 +31,7 @@ from jobwatt.ledger import Ledger
 from jobwatt.model import NS_PER_S
 from jobwatt.ownmetrics import own_metrics
 from jobwatt.pipeline import Pipeline
-from jobwatt.webhandler import accepts_gzip, compress
+from jobwatt.webformats import accepts_gzip, compress
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,8 @@ from fuzz.base import (
     target,
 )
 from jobwatt.model import NS_PER_S, GpuState, JobMeta
-from jobwatt.slurm import controller, facts, gpus, hookdir, hooks, layout, procstat, rpc, text
+from jobwatt.slurm import bypyslurm, controller, facts, gpus, hookdir, hooks, layout, procstat, text
+from jobwatt.slurm import scontrol as scontrol_text
 from jobwatt.slurm.cgroups import Cgroups
 from jobwatt.slurm.proctree import ProcTree
 
@@ -162,14 +163,14 @@ def gpu_words(data: bytes) -> None:
     "slurm.scontrol",
     files("scontrol/*.txt"),
     ValueError,
-    rpc.AmbiguousError,
+    scontrol_text.AmbiguousError,
     max_len=4096,
     share=2.0,
 )
 def scontrol(data: bytes) -> None:
     said = escaped(data)
     name, _, record = said.rpartition("\x1e")
-    found = rpc.parse_scontrol(record, name or None)
+    found = scontrol_text.parse_scontrol(record, name or None)
     answers = controller._lines(json.dumps(found).encode())
     hold(len(answers) == 1, "its own answer is not taken")
     for node in ("", *list(found["nodes"])[:3]):
@@ -178,7 +179,7 @@ def scontrol(data: bytes) -> None:
 
 def _answers() -> list[bytes]:
     found = [
-        rpc.parse_scontrol((DATA / "scontrol" / name).read_text())
+        scontrol_text.parse_scontrol((DATA / "scontrol" / name).read_text())
         for name in ("one_node.txt", "two_nodes.txt")
     ]
     found += [
@@ -219,7 +220,7 @@ def pyslurm_layout(data: bytes) -> None:
         def get_resource_layout_per_node(self) -> Mapping[str, Any]:
             return tree
 
-    json.dumps(rpc._layout(Job()))
+    json.dumps(bypyslurm._layout(Job()))
 
 
 def _tree(data: bytes) -> Any:

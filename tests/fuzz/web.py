@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fuzz.base import escaped, hold, line, place, put, target
-from jobwatt import web, webconfig, webhandler
+from jobwatt import web, webconfig, webformats
 from jobwatt.config import ConfigError
 from jobwatt.demo import mails, proxy, startpage, statics
 from jobwatt.demo import web as demoweb
@@ -101,8 +101,8 @@ def requests_of_users(data: bytes) -> None:
 )  # fmt: skip
 def headers(data: bytes) -> None:
     for said in (data.decode("latin-1"), escaped(data)):
-        hold(webhandler.wants_openmetrics(said) in (True, False), "neither")
-        hold(webhandler.accepts_gzip(said) in (True, False), "neither")
+        hold(webformats.wants_openmetrics(said) in (True, False), "neither")
+        hold(webformats.accepts_gzip(said) in (True, False), "neither")
         found = _credentials(said)
         hold(found is None or isinstance(found[1], bytes), "no password")
 

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING
 
 from jobwatt.kernelfiles import KeptFile, parse_cpulist
 from jobwatt.model import NS_PER_S, Failure, JobUsage
-from jobwatt.slurm.layout import GONE, V2, JobDir, JobPath, Layout, Root, paths_in, walk
+from jobwatt.slurm.cgroupjob import (
+    CPU_FILES,
+    UID_RETRY_NS,
+    CgroupJob,
+    cpu_ns,
+    holds,
+    mem_bytes,
+    rank_of,
+)
+from jobwatt.slurm.layout import GONE, V2, JobDir, Layout, Root, paths_in, walk
 from jobwatt.slurm.procstat import CpuTally, read_file, read_stats
 
 if TYPE_CHECKING:
@@ -39,75 +48,8 @@ _MEND = {
     errno.EMFILE: ("too_many_files", "raise LimitNOFILE= of jobwatt's unit"),
     errno.ENFILE: ("too_many_files", "raise fs.file-max"),
 }
-_CPU_FILES = {V2: "cpu.stat", "cpuacct": "cpuacct.usage"}
 _FACTS_NS = 30 * NS_PER_S  # a limit or cpuset of a job changes by an operator's hand
 _CPUACCT_LATE_NS = 2 * NS_PER_S  # Slurm makes a job's v1 directories within 0.1 s
-_UID_RETRY_NS = (NS_PER_S // 10, 60 * NS_PER_S)
-
-
-class _Job:
-    """A job between two scans: its open files and what was last read."""
-
-    __slots__ = (
-        "counting", "cpu", "cpu_base_ns", "cpu_inode", "cpu_ns", "cpus", "dir", "facts_ns", "first_ns", "limit", "mem", "mem_stat",
-        "seen_ns", "tally", "uid", "uid_ns", "uid_wait_ns",
-    )  # fmt: skip
-
-    def __init__(self, found: JobDir, t_ns: int, first_ns: int) -> None:
-        self.first_ns = first_ns
-        self.seen_ns = t_ns
-        self.uid = found.uid
-        self.uid_ns, self.uid_wait_ns = 0, _UID_RETRY_NS[0]
-        self.facts_ns = 0
-        self.cpu_ns: int | None = None
-        self.counting = False
-        self.cpu_base_ns = 0
-        self.cpu_inode: int | None = None
-        self.mem: int | None = None
-        self.limit: int | None = None
-        self.cpus: frozenset[int] | None = None
-        self.tally: CpuTally | None = None
-        self.cpu: KeptFile | None = None
-        self.mem_stat: KeptFile | None = None
-        self.bind(found)
-
-    def bind(self, found: JobDir) -> None:
-        """
-        Let go of the files and point at those of ``found``; what was read last stays.
-
-        A cpuacct directory made anew while the job went on (v1, between two steps) counts from
-        0 again: it goes on top of what the former one had counted.
-        """
-        self.close()
-        self.dir = found
-        cpu = next((c for c in _CPU_FILES if c in found.dirs), None)
-        memory = found.dirs.get(V2) or found.dirs.get("memory")
-        self.cpu = None
-        if cpu:
-            path, inode = found.dirs[cpu]
-            self.cpu = KeptFile(f"{path}/{_CPU_FILES[cpu]}")
-            if self.cpu_inode not in (None, inode):
-                self.cpu_base_ns = self.cpu_ns or 0
-            self.cpu_inode = inode
-        self.mem_stat = KeptFile(f"{memory[0]}/memory.stat") if memory else None
-
-    def came_again(self, found: JobDir) -> bool:
-        """Tell whether ``found`` is a new life: the same names, but no directory is the same."""
-        was, now = self.dir.dirs, found.dirs
-        common = was.keys() & now.keys()
-        return bool(common) and all(was[c][1] != now[c][1] for c in common)
-
-    def close(self) -> None:
-        for file in (self.cpu, self.mem_stat):
-            if file:
-                file.close()
-
-    def usage(self) -> JobUsage:
-        d = self.dir
-        return JobUsage(
-            d.key, d.root, d.node, d.jobid, self.uid, self.cpu_ns,
-            self.mem, self.limit, self.cpus, self.first_ns, self.counting,
-        )  # fmt: skip
 
 
 class Cgroups:
@@ -125,7 +67,7 @@ class Cgroups:
     def __init__(self, cgroupfs: Path, procfs: Path, slice_name: str = "system.slice") -> None:
         self._layout = Layout(cgroupfs, slice_name)
         self._procfs = str(procfs)
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, CgroupJob] = {}
         self._roots: list[Root] = []
         self._root_files: dict[str, KeptFile] = {}
         self._root_ns: dict[str, int] = {}
@@ -167,7 +109,7 @@ class Cgroups:
         times: dict[str, int] = {}
         paths: set[str] = set()
         for root in self._roots:
-            name = _CPU_FILES.get(root.controller)
+            name = CPU_FILES.get(root.controller)
             if name is None:
                 continue
             path = f"{root.path}/{name}"
@@ -175,7 +117,7 @@ class Cgroups:
             text = self._get(self._root_files.setdefault(path, KeptFile(path)))
             if text:
                 with suppress(ValueError):  # said of its jobs already
-                    times[root.name] = _cpu_ns(text)
+                    times[root.name] = cpu_ns(text)
             elif text == b"" and root.name in self._root_ns:  # is being written anew
                 times[root.name] = self._root_ns[root.name]
         self._root_ns = times
@@ -194,7 +136,7 @@ class Cgroups:
         dirs = job.dir.dirs if job else {}
         for controller in sorted(dirs, key=(V2, "memory", "cpuacct", "freezer").index):
             for path, pids in walk(dirs[controller][0]):
-                rank = _rank(path[len(dirs[controller][0]) :], controller)
+                rank = rank_of(path[len(dirs[controller][0]) :], controller)
                 for pid in pids:
                     ranks.setdefault(pid, rank)
         return sorted(ranks, key=lambda pid: ranks[pid])
@@ -209,7 +151,7 @@ class Cgroups:
         text = read_file(f"{self._procfs}/{pid}/cgroup", 65536) or b""
         for path in paths_in(os.fsdecode(text)):
             job = self._jobs.get(path.key)
-            if job and _holds(job.dir, path, pid):
+            if job and holds(job.dir, path, pid):
                 return path.key
         return None
 
@@ -254,23 +196,23 @@ class Cgroups:
         self._roots = roots
         return found
 
-    def _match(self, found: dict[str, JobDir], t_ns: int) -> Iterator[_Job]:
+    def _match(self, found: dict[str, JobDir], t_ns: int) -> Iterator[CgroupJob]:
         """Pair what is there now with what was known."""
         for key, entry in found.items():
             job = self._jobs.get(key)
             if job is None or job.came_again(entry):
                 if job:
                     job.close()
-                job = self._jobs[key] = _Job(entry, t_ns, t_ns if self._scanned else 0)
+                job = self._jobs[key] = CgroupJob(entry, t_ns, t_ns if self._scanned else 0)
             elif job.dir != entry:  # a controller's directory came later, or went earlier
                 job.bind(entry)
             yield job
 
-    def _read(self, job: _Job, t_ns: int, full: bool) -> JobUsage:
+    def _read(self, job: CgroupJob, t_ns: int, full: bool) -> JobUsage:
         try:
             self._read_cpu(job, t_ns)
             if full and (text := self._get(job.mem_stat)):
-                job.mem = _mem_bytes(text)
+                job.mem = mem_bytes(text)
             if t_ns >= job.facts_ns and (full or not job.facts_ns):
                 self._read_facts(job, t_ns)
             if job.uid is None and t_ns >= job.uid_ns:
@@ -280,10 +222,10 @@ class Cgroups:
             self.failures.append(Failure(SOURCE, "parse", message))
         return job.usage()
 
-    def _read_cpu(self, job: _Job, t_ns: int) -> None:
+    def _read_cpu(self, job: CgroupJob, t_ns: int) -> None:
         text = self._get(job.cpu)
         if text:
-            job.cpu_ns = max(job.cpu_base_ns + _cpu_ns(text), job.cpu_ns or 0)
+            job.cpu_ns = max(job.cpu_base_ns + cpu_ns(text), job.cpu_ns or 0)
         elif job.cpu is None and self._uncounted(job, t_ns):
             self._count_processes(job)
         if text != b"":  # empty while it is being written anew: the next read tells
@@ -312,7 +254,7 @@ class Cgroups:
         message = f"cannot read {path}: {err.strerror}; {mend}"
         self.failures.append(Failure(SOURCE, reason, message))
 
-    def _read_facts(self, job: _Job, t_ns: int) -> None:
+    def _read_facts(self, job: CgroupJob, t_ns: int) -> None:
         """Read limit and cpuset: often in a job's first seconds, while Slurm still writes them."""
         age = t_ns - job.first_ns if job.first_ns else _FACTS_NS
         job.facts_ns = t_ns + min(max(age, NS_PER_S), _FACTS_NS)
@@ -323,7 +265,7 @@ class Cgroups:
             job.limit = limit if limit < _NO_LIMIT else None
         job.cpus = parse_cpulist(self._get_once(self._layout.cpuset_path(job.dir))) or None
 
-    def _uncounted(self, job: _Job, t_ns: int) -> bool:
+    def _uncounted(self, job: CgroupJob, t_ns: int) -> bool:
         """Tell whether a v1 job has no cpuacct, rather than not yet or no more."""
         if job.tally or V2 in job.dir.dirs:
             return job.tally is not None
@@ -332,7 +274,7 @@ class Cgroups:
         roots = {r.name for r in self._roots if r.controller == "cpuacct"}
         return job.dir.root not in roots or t_ns - job.seen_ns > _CPUACCT_LATE_NS
 
-    def _count_processes(self, job: _Job) -> None:
+    def _count_processes(self, job: CgroupJob) -> None:
         tally = job.tally = job.tally or CpuTally()
         dirs = job.dir.dirs
         path = (dirs.get("freezer") or dirs["memory"])[0]
@@ -342,7 +284,7 @@ class Cgroups:
         new = {pid: s for pid, s in now.items() if pid in pids or tally.still(pid, now)}
         job.cpu_ns = tally.update(new)
 
-    def _find_uid(self, job: _Job, t_ns: int) -> None:
+    def _find_uid(self, job: CgroupJob, t_ns: int) -> None:
         """
         Learn the owner from a task's process; a v2 path does not tell it.
 
@@ -350,7 +292,7 @@ class Cgroups:
         0.1 s, 0.2 s ... 60 s: a job may hold its node for long before it starts anything.
         """
         job.uid_ns = t_ns + job.uid_wait_ns
-        job.uid_wait_ns = min(2 * job.uid_wait_ns, _UID_RETRY_NS[1])
+        job.uid_wait_ns = min(2 * job.uid_wait_ns, UID_RETRY_NS[1])
         if V2 not in job.dir.dirs:
             return
         top = job.dir.dirs[V2][0]
@@ -366,47 +308,3 @@ class Cgroups:
                 if uid:
                     job.uid = uid
                     return
-
-
-def _cpu_ns(text: bytes) -> int:
-    """Parse cpuacct.usage (ns) or cpu.stat, whose first line is ``usage_usec N`` (us)."""
-    return _line(text, b"usage_usec ") * 1000 if text[:1].isalpha() else int(text)
-
-
-def _mem_bytes(text: bytes) -> int | None:
-    """Sum anon and shmem of memory.stat; v1's own lines count no sub-cgroup, so ``total_``."""
-    if text.startswith(b"anon "):
-        return _line(text, b"anon ") + _line(text, b"\nshmem ", 0)
-    if b"\ntotal_rss " in text:
-        return _line(text, b"\ntotal_rss ") + _line(text, b"\ntotal_shmem ", 0)
-    return None
-
-
-def _line(text: bytes, name: bytes, default: int | None = None) -> int:
-    at = text.find(name)
-    if at >= 0:
-        value = text[at + len(name) :].partition(b"\n")[0]
-        return int(value)
-    if default is None:
-        raise ValueError(f"no {name.decode().strip()} in {text[:40]!r}")
-    return default
-
-
-def _holds(job: JobDir, path: JobPath, pid: int) -> bool:
-    """Tell whether the process is where its path says, seen from the job's own directory."""
-    controller = next((one for one in path.controllers if one in job.dirs), None)
-    if controller is None:
-        return False
-    top, below = job.dirs[controller][0], path.below
-    # a threaded cgroup does not tell its processes, the domain above it does (cgroup-v2.rst, Threads)
-    while (procs := read_file(f"{top}{below}/cgroup.procs", 1 << 20)) is None and below:
-        below = below.rpartition("/")[0]
-    return b"%d" % pid in (procs or b"").split()
-
-
-def _rank(path: str, controller: str) -> int:
-    """Order processes by the path within the job: task 0, slurmstepd 1, step_extern 2."""
-    if "/step_extern" in path:
-        return 2
-    # v1's freezer has no task level: slurmstepd is at the job, the tasks are at the step
-    return 0 if "/task_" in path or (controller == "freezer" and path) else 1

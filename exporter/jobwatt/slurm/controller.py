@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobwatt.model import Failure
-from jobwatt.slurm.rpc import ASKABLE
+from jobwatt.slurm.answers import ASKABLE
 from jobwatt.slurm.text import clean, is_jobid
 
 if TYPE_CHECKING:

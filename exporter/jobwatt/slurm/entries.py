@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jobwatt.model import NS_PER_S, JobMeta
+from jobwatt.slurm.answers import ENDED, HOLDING
 from jobwatt.slurm.facts import SURE, Facts
-from jobwatt.slurm.rpc import ENDED, HOLDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

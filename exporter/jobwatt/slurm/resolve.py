@@ -32,6 +32,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobwatt.model import NS_PER_S, Failure, Job, JobMeta, JobUsage
+from jobwatt.slurm.answers import HOLDING
 from jobwatt.slurm.controller import RpcRunner
 from jobwatt.slurm.entries import Entry, differ, memory_of
 from jobwatt.slurm.facts import from_hook
@@ -39,7 +40,6 @@ from jobwatt.slurm.hookdir import HookDir
 from jobwatt.slurm.identity import Identity
 from jobwatt.slurm.layout import job_key
 from jobwatt.slurm.metas import Metas
-from jobwatt.slurm.rpc import HOLDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

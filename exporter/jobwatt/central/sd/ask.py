@@ -3,7 +3,7 @@ The child process that asks slurmctld for its nodes: ``python -m jobwatt.central
 
 One JSON object on stdout: ``{"cluster", "nodes", "units", "odd", "by"}``, or ``{"error", "message"}`` and
 exit 1. It may hang and it may be killed: asking.py keeps the time. pyslurm where it can be imported and a
-slurm.conf is readable (slurm/rpc.py says why that is looked at first), else scontrol.
+slurm.conf is readable (slurm/bypyslurm.py says why that is looked at first), else scontrol.
 
 Arguments: ``units`` asks for the topology, ``cluster`` for the cluster's name.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobwatt.central.sd import records
 from jobwatt.central.sd.bounded import AskError, run
-from jobwatt.slurm.rpc import load_pyslurm
+from jobwatt.slurm.bypyslurm import load_pyslurm
 from jobwatt.slurm.text import clean
 
 if TYPE_CHECKING:
