@@ -100,6 +100,7 @@ class RaplSim:
         self.zones = [_open(name, zones[name], power) for name, power in watts.items()]
         self._truth, self._step, self._every = truth, step, truth_every
         self._stopping = False  # no Event: a signal handler may not take its lock
+        self._lock = threading.Lock()  # the truth and the files agree whenever it is free
         self._thread = threading.Thread(target=self.run, daemon=True)
 
     def start(self) -> None:
@@ -117,15 +118,17 @@ class RaplSim:
         self._stopping = True
 
     def truth(self) -> dict[str, dict[str, int]]:
-        return {
-            zone.name: {
-                "total_uj": zone.total_uj,
-                "start_uj": zone.start_uj,
-                "range_uj": zone.range_uj,
-                "energy_uj": (zone.start_uj + zone.total_uj) % zone.range_uj,
+        """What was added to each zone, and what its file says, now."""
+        with self._lock:
+            return {
+                zone.name: {
+                    "total_uj": zone.total_uj,
+                    "start_uj": zone.start_uj,
+                    "range_uj": zone.range_uj,
+                    "energy_uj": (zone.start_uj + zone.total_uj) % zone.range_uj,
+                }
+                for zone in self.zones
             }
-            for zone in self.zones
-        }
 
     def run(self) -> None:
         """Move the counters until told to stop."""
@@ -145,11 +148,12 @@ class RaplSim:
             os.close(zone.fd)
 
     def _advance(self, at: float, seconds: float) -> None:
-        for zone in self.zones:
-            zone.owed += zone.watts(at) * seconds * 1e6
-            whole = int(zone.owed)
-            zone.owed -= whole
-            zone.add(whole)
+        with self._lock:
+            for zone in self.zones:
+                zone.owed += zone.watts(at) * seconds * 1e6
+                whole = int(zone.owed)
+                zone.owed -= whole
+                zone.add(whole)
 
     def _write_truth(self) -> None:
         if self._truth is None:

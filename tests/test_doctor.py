@@ -16,7 +16,8 @@ from daemon import BOOT_ID, Daemon
 from jobwatt import doctor, installation, probes
 from jobwatt.config import Config
 from jobwatt.web import WebServer
-from trees import Node, write
+from treefiles import write
+from trees import Node
 from webkit import FixedSite
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from jobwatt.sources.estimate import (
     open_source,
 )
 from jobwatt.sources.tdp import Tdp, tdp_of
-from trees import Node, write
+from treefiles import write
+from trees import Node
 
 HOUR_NS = 3600 * NS_PER_S
 MS = 1_000_000

@@ -18,7 +18,8 @@ from jobwatt.sources.procstat import (
     parse_meminfo,
     parse_stat,
 )
-from trees import BOOT_ID, TICK_NS, Node, cpulist
+from treefiles import TICK_NS, cpulist
+from trees import BOOT_ID, Node
 
 
 def test_busy_time_is_user_nice_system_irq_softirq() -> None:

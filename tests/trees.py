@@ -15,7 +15,7 @@ Everything is deterministic, written below one root, and moved only by calls::
 
     RaplSource(node.sys); ProcStat(node.proc); Cgroups(node.cgroup, node.proc)
 
-Layouts (SLURM.md section 2): ``v1`` <controller>/slurm[_NODE]/uid_U/job_N/step_X/task_Y, ``v2``
+Layouts: ``v1`` <controller>/slurm[_NODE]/uid_U/job_N/step_X/task_Y, ``v2``
 [slice]/[NODE_]slurmstepd.scope/job_N/step_X/user/task_Y, ``v2`` with ``sluid=`` a directory named
 by SLUID, ``none`` (proctrack/linuxproc): processes under ``slurmstepd: [ID.STEP]`` only. Several
 ``nodename`` in one tree are several slurmd on one host. Files are rewritten in place (same inode)
@@ -23,6 +23,8 @@ by one pwrite, so a descriptor held open sees new values as it would in sysfs.
 
 ``job.path`` and ``step.path`` are relative to ``node.cgroup`` (v2) or to a controller (v1);
 ``job.cpu_ns``, ``job.pids`` and ``node.rapl[zone].total_uj`` are the truth to compare with.
+
+``Node`` is long, for what a job uses moves several trees at once: its cgroups, /proc/stat, /proc/PID.
 """
 
 from __future__ import annotations
@@ -33,11 +35,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from treefiles import TICK_NS, cpu_stat, cpulist, write
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 NO_LIMIT_V1 = 9223372036854771712  # LONG_MAX rounded down to a page: memory.limit_in_bytes's "none"
 BOOT_ID = "6f1c1b9e-7f0a-4c1e-9d52-2a6f0d6b1c11"
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -46,33 +49,6 @@ V1_CONTROLLERS = ("cpuacct", "memory", "devices", "freezer", "cpuset")
 INTEL_PACKAGE_RANGE_UJ = 262_143_328_850  # measured: 61 uJ unit
 INTEL_DRAM_RANGE_UJ = 65_712_999_613  # measured: fixed 15.3 uJ unit
 AMD_RANGE_UJ = 65_532_610_987  # 15.3 uJ unit
-
-
-def write(path: Path, text: str | int) -> None:
-    """Rewrite ``path`` in place with one pwrite; makes it and its directories where missing."""
-    data = f"{text}\n".encode() if isinstance(text, int) else text.encode()
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        os.pwrite(fd, data, 0)
-        if os.fstat(fd).st_size > len(data):
-            os.ftruncate(fd, len(data))
-    finally:
-        os.close(fd)
-
-
-def cpulist(cpus: Iterable[int]) -> str:
-    """Numbers in the kernel's list format: ``0-3,8``."""
-    runs: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if runs and cpu == runs[-1][1] + 1:
-            runs[-1][1] = cpu
-        else:
-            runs.append([cpu, cpu])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def sluid(number: int) -> str:
@@ -234,7 +210,7 @@ class Node:
     def _write_root_cgroup(self) -> None:
         """The root cgroup's CPU time is the node's."""
         if (self.cgroup / "cgroup.controllers").exists():
-            write(self.cgroup / "cpu.stat", _cpu_stat(sum(self.busy_ns)))
+            write(self.cgroup / "cpu.stat", cpu_stat(sum(self.busy_ns)))
         if (self.cgroup / "cpuacct").is_dir():
             write(self.cgroup / "cpuacct/cpuacct.usage", sum(self.busy_ns))
 
@@ -449,7 +425,7 @@ class Node:
         write(directory / "cgroup.procs", "")
         limit, cpus = job.mem_limit, cpulist(job.cpus if job.cpus is not None else range(self.cpus))
         if job.layout == "v2":
-            write(directory / "cpu.stat", _cpu_stat(0))
+            write(directory / "cpu.stat", cpu_stat(0))
             write(directory / "memory.max", "max\n" if limit is None else f"{limit}\n")
             if job.cpus is not None:
                 write(directory / "cpuset.cpus", cpus + "\n")
@@ -478,7 +454,7 @@ class Node:
     def _account(self, layout: str, path: str, cpu_ns: int) -> None:
         total = self._cgroup_ns[path] = self._cgroup_ns.get(path, 0) + cpu_ns
         if layout == "v2":
-            write(self.cgroup / path / "cpu.stat", _cpu_stat(total))
+            write(self.cgroup / path / "cpu.stat", cpu_stat(total))
         elif layout == "v1" and (self.cgroup / "cpuacct").is_dir():
             write(self.cgroup / "cpuacct" / path / "cpuacct.usage", total)
 
@@ -634,11 +610,6 @@ def _places(layout: str, nodename: str, slice_name: str, uid: int, name: str) ->
         )
         return root, f"{root}/{name}"
     return "", ""
-
-
-def _cpu_stat(cpu_ns: int) -> str:
-    usec = cpu_ns // 1000
-    return f"usage_usec {usec}\nuser_usec {usec * 3 // 4}\nsystem_usec {usec - usec * 3 // 4}\nnr_periods 0\n"
 
 
 def _proc_cgroup(job: Job, path: str) -> str:
