@@ -98,7 +98,16 @@ def tree(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_sdist_is_enough_to_test(tree: Path) -> None:
     """Its tests run where it was unpacked, and what building and testing needs is there; nothing of this machine is."""
-    said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_procstat.py", cwd=tree)  # fmt: skip
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={tree}.tmp",
+    ]
+    said = run(*argv, "tests/test_procstat.py", cwd=tree)
     assert " passed" in said
     for needed in ("Makefile", "packaging/payload.sh", "helm/jobwatt/Chart.yaml", "alerts/site.toml", "tests/system.sh", "docs/install.md", "grafana/src/generate.py"):  # fmt: skip
         assert (tree / needed).exists(), needed
