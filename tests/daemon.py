@@ -63,7 +63,7 @@ def environment(
     return {**base, "PYTHONPATH": str(PACKAGE), **(more or {})}
 
 
-def wait(what: Callable[[], object], limit_s: float = 60.0, why: str = "") -> object:
+def wait(what: Callable[[], object], limit_s: float = 90.0, why: str = "") -> object:
     """Wait until ``what()`` is true; returns it."""
     until = time.monotonic() + limit_s
     while not (value := what()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import time
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -88,14 +87,6 @@ def processes(mark):
             text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if mark in text and int(path.parent.name) != os.getpid():
                 found.append(text)
-    return found
-
-
-def until(condition, limit_s=90.0):
-    end = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
     return found
 
 

@@ -89,7 +89,12 @@ class Bmc:
         redirects: path -> where to.
     """
 
-    def __init__(self, pair: tuple[Path, Path], tree: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        pair: tuple[Path, Path],
+        tree: Mapping[str, Any] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.tree: dict[str, Any] = dict(node() if tree is None else tree)
         self.sessions: dict[str, str] = {}
         self.seen: list[tuple[str, str]] = []
@@ -103,14 +108,15 @@ class Bmc:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.set_ciphers("DEFAULT:@SECLEVEL=0")  # BMCs are old
         self._context.load_cert_chain(*pair)
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server((host, 0), _Handler)
         self._server.bmc = self
         self._server.context = self._context
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self._server.server_address[1]}"
+        host, port = self._server.server_address[:2]
+        return f"https://{host}:{port}"
 
     def __enter__(self) -> Bmc:
         return self

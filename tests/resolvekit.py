@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon import wait
 from jobwatt.model import NS_PER_S, GpuState, JobUsage
 from jobwatt.slurm.hooks import write
 from jobwatt.slurm.resolve import Resolver, RpcRunner
@@ -26,13 +27,6 @@ UID = 20_777 if os.geteuid() == 0 else os.geteuid()
 
 def text_of(name: str) -> str:
     return (DATA / f"{name}.txt").read_text()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "did not come true in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -77,7 +71,10 @@ def process() -> Iterator[Callable[..., int]]:
     def start(uid: int = UID, **env: str) -> int:
         user = uid if os.geteuid() == 0 else None
         started.append(subprocess.Popen(["/bin/sleep", "60"], env=env, user=user, cwd="/"))
-        return started[-1].pid
+        pid = started[-1].pid
+        # the kernel closes what tells Popen of the exec before it has set the environment up
+        wait((PROC / str(pid) / "environ").read_bytes)
+        return pid
 
     yield start
     for one in started:

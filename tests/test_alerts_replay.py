@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from datetime import UTC
 
 import pytest
@@ -99,22 +100,25 @@ def node(instance, jobid, user, idle, *, cluster="c1", gpus=1):
     """Lines of a job with GPUs over a week: ``idle(t)`` says whether they are unused at t; None: no job."""
     job = {"cluster": cluster, "instance": instance, "jobid": jobid, "user": user}
     job |= {"account": "lab", "partition": "gpu"}
-    idle_s = 0
+    held_s = idle_s = 0
     for at in range(int(BEGIN), int(BEGIN + 7 * DAY), SCRAPE):
         now = idle(at)
         if now is None:
             continue
+        held_s += SCRAPE
         idle_s += SCRAPE if now else 0
         yield line("jobwatt_job_info", job | {"name": "x"}, 1.0, at)
         for gpu in range(gpus):
             labels = job | {"gpu": gpu, "uuid": f"GPU-{instance}-{gpu}"}
+            yield line("jobwatt_job_gpu_allocated_seconds_total", labels, float(held_s), at)
             yield line("jobwatt_job_gpu_idle_seconds_total", labels, float(idle_s), at)
             yield line("jobwatt_job_gpu_idle_energy_joules_total", labels, 100.0 * idle_s, at)
 
 
 def up(instance):
     for at in range(int(BEGIN), int(BEGIN + 7 * DAY), SCRAPE):
-        yield line("jobwatt_snapshot_timestamp_seconds", {"instance": instance}, float(at), at)
+        labels = {"cluster": "c1", "instance": instance}
+        yield line("jobwatt_snapshot_timestamp_seconds", labels, float(at), at)
 
 
 def between(*spans, there=(0, 7 * DAY)):
@@ -131,7 +135,8 @@ def between(*spans, there=(0, 7 * DAY)):
 
 def week():
     monday, tuesday, thursday = 0, DAY, 3 * DAY
-    yield from up("gpu01")
+    for number in range(1, 7):
+        yield from up(f"gpu0{number}")
     # ann: two GPUs idle from Monday 10:00 to Wednesday 12:00, one mail a day
     yield from node("gpu01", "1", "ann", between((monday + 10 * HOUR, 2 * DAY + 12 * HOUR)), gpus=2)
     # her second job, idle from Tuesday 14:00 on: in the mail of Wednesday, and then for itself
@@ -234,23 +239,56 @@ def test_what_cannot_be_replayed_is_one_line(remembered):
         replay.replay(server, replay.Setting(broken), SPAN)
 
 
+TOLD = """\
+mail              user  job  alert    GPUs  idle GPU h  idle kWh  nodes
+2026-03-02 11:15  ann   1    GPUIdle     2         2.5      0.25  gpu01
+2026-03-03 11:15  ann   1    GPUIdle     2        50.5      5.05  gpu01
+2026-03-04 11:15  ann   1    GPUIdle     2        98.5      9.85  gpu01
+                        2    GPUIdle     1        21.2      2.12  gpu02
+2026-03-05 09:15  dan   5    GPUIdle     2         2.5      0.25  gpu05 +1
+
+4 mails to 2 users about 3 jobs, 2026-03-02 01:00 to 2026-03-09 00:00 (UTC)
+idle by then: 122.2 GPU hours, 12.22 kWh
+  JobwattGPUIdle  3
+"""
+
+
+def cells(mail):
+    """Of each line of a mail in the JSON, what the table's row shows."""
+    for at, one in enumerate(mail["lines"]):
+        node, *more = one["nodes"]
+        yield [
+            *([] if at else [mail["at"][:16].replace("T", " "), mail["user"]]),
+            one["jobid"],
+            one["alert"].removeprefix("Jobwatt"),
+            str(one["gpus"]),
+            f"{one['idle_gpu_hours']:.1f}",
+            f"{one['idle_kwh']:.2f}",
+            node + (f" +{len(more)}" if more else ""),
+        ]
+
+
 @pytest.mark.prometheus
 @pytest.mark.slow
 def test_the_command_from_end_to_end(remembered, capsys):
-    """The shipped rules over the week: a table, and the same as JSON."""
+    """The shipped rules over the week: a table, and the same mails, jobs and figures as JSON."""
     flags = ["--from", str(int(SPAN.start)), "--to", str(int(SPAN.end)), "--prometheus", remembered]
     parser = argparse.ArgumentParser()
     replay.add_arguments(parser)
     assert replay.run(parser.parse_args(flags)) == 0
-    assert "UTC" in capsys.readouterr().out
+    assert capsys.readouterr().out == TOLD
     assert replay.run(parser.parse_args([*flags, "--json"])) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {
-        "from",
-        "to",
-        "step_seconds",
-        "timezone",
-        "mails",
-        "summary",
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"from", "to", "step_seconds", "timezone", "mails", "summary"}
+    rows = [re.split(" {2,}", row.strip()) for row in TOLD.partition("\n\n")[0].splitlines()[1:]]
+    assert [row for mail in report["mails"] for row in cells(mail)] == rows
+    assert report["summary"] == {
+        "mails": 4,
+        "users": 2,
+        "jobs": 3,
+        "idle_gpu_hours": 122.25,
+        "idle_kwh": 12.225,
+        "alerts": {"JobwattGPUIdle": 3},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,6 +134,13 @@ def test_reservation_is_paid_without_use():
     assert split_pool(pool) == {"j": 25, UNALLOCATED: 75, SYSTEM: 0}
 
 
+@pytest.mark.parametrize("had", [1, 2])
+def test_who_has_it_all_pays_it_all(had):
+    """Nothing is free and nothing is the system's where a job holds and used all, or by its own account more."""
+    pool = Pool(Domain.CPU, "cpu", 100, NS_PER_S, 50, 1, 1, (Claim("j", had, had),))
+    assert split_pool(pool) == {"j": 100, UNALLOCATED: 0, SYSTEM: 0}
+
+
 def test_no_busy_time_goes_to_system():
     """C = 0 sends dynamic energy to the system."""
     assert split_pool(Pool(Domain.CPU, "cpu", 50, 1, 0, 0, 0, (Claim("j", 0, 0),))) == {
@@ -140,6 +148,32 @@ def test_no_busy_time_goes_to_system():
         UNALLOCATED: 0,
         SYSTEM: 50,
     }
+
+
+@pytest.mark.parametrize(
+    ("includes_gpu", "others"), [(True, {"a": 70, "b": 10, SYSTEM: 20}), (False, {"a": 40, "b": 20, SYSTEM: 40})]
+)  # fmt: skip
+def test_a_meter_without_the_gpus_costs_their_users_no_more(includes_gpu, others):
+    """What it saw beyond the components follows CPU and memory alone; one that sees the GPUs follows these, too."""
+    cpu = Pool(Domain.CPU, "cpu", 50, DT, 0, 0, 50, (Claim("a", 0, 20), Claim("b", 0, 10)))
+    gpu = Pool(Domain.GPU, "g", 50, DT, 0, 1, None, (Claim("a", 1, 1),))
+    rows = attribute([cpu, gpu], Beyond("wall", 100, includes_gpu)).rows
+    assert {owner: uj for (owner, d, _), uj in rows.items() if d is Domain.OTHER and uj} == others
+
+
+@pytest.mark.parametrize(
+    ("weights_", "shares"),
+    [
+        ({"a": 1, "b": 0}, {"a": 7, "b": 0}),
+        ({"a": 0, "b": 0}, {"a": 0, "b": 7}),
+        ({"a": 1, "b": 1}, {"a": 4, "b": 3}),  # ties by owner name
+        ({"a": 1, "b": 2}, {"a": 2, "b": 5}),
+        ({}, {"b": 7}),
+    ],
+)
+def test_split(weights_, shares):
+    """Exact; `b` is who receives the rest where nobody has a weight."""
+    assert split(7, weights_, rest="b") == shares
 
 
 energies = st.integers(0, 10**15)

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import redfishmock
+from daemon import wait
 from jobwatt.central.bmcproxy import meter as bmcmeter
 from jobwatt.central.bmcproxy import targets
 from jobwatt.central.bmcproxy.board import BmcBoard
@@ -300,10 +301,10 @@ def test_a_tool_that_hangs_is_ended_with_the_proxy(tmp_path, monkeypatch):
     fields = {"credentials": credentials(tmp_path), "timeout_ns": 40 * NS_PER_S}
     poller = Poller([BmcMeter(entry(url="", ipmi="bmc7", **fields))], 2)
     with running(poller):
-        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        wait(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     assert poller.close(20)
     pid = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid))
+    wait(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid))
     assert not poller.errors()  # what was ended by the proxy is no fault of the BMC
 
 
@@ -354,13 +355,6 @@ def running(poller):
         thread.join(60)
 
 
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def test_a_bmc_is_never_asked_twice_at_once():
     """Single flight: a look longer than the interval delays the BMC's own next one and no other's."""
     stuck = Blocking()
@@ -368,10 +362,10 @@ def test_a_bmc_is_never_asked_twice_at_once():
     fast = {"interval_ns": 20_000_000}
     poller = Poller([BmcMeter(entry("a", **fast), stuck), BmcMeter(entry("b", **fast), quick)], 4)
     with running(poller):
-        wait_for(lambda: quick.looks > 20)
+        wait(lambda: quick.looks > 20)
         assert (stuck.looks, stuck.most) == (1, 1)
         stuck.go.set()
-        wait_for(lambda: stuck.looks > 3)
+        wait(lambda: stuck.looks > 3)
         assert stuck.most == 1
     assert poller.close(10)
 
@@ -383,12 +377,12 @@ def test_closing_waits_for_looks_and_closes_every_meter():
     meters = [BmcMeter(entry(f"n{i}", **slow), one) for i, one in enumerate([stuck, *others])]
     poller = Poller(meters, 3)
     with running(poller):
-        wait_for(lambda: stuck.looks and all(one.looks for one in others))
+        wait(lambda: stuck.looks and all(one.looks for one in others))
     assert not poller.close(0.5)
     assert [one.closed for one in others] == [1] * 5
     assert stuck.closed == 0
     stuck.go.set()
-    wait_for(lambda: stuck.closed == 1)
+    wait(lambda: stuck.closed == 1)
 
 
 def test_a_fault_in_one_meter_ends_nothing(caplog):
@@ -402,8 +396,8 @@ def test_a_fault_in_one_meter_ends_nothing(caplog):
     broken = Broken(reading(1, 1))
     poller = Poller([BmcMeter(entry(interval_ns=10_000_000), broken)], 1)
     with running(poller):
-        wait_for(lambda: broken.looks > 3)
-        wait_for(lambda: poller.errors().get("exception", 0) >= 3)
+        wait(lambda: broken.looks > 3)
+        wait(lambda: poller.errors().get("exception", 0) >= 3)
     assert poller.close(10)
     assert PASSWORD not in page_of(BmcBoard(poller)) + caplog.text
     assert "ValueError" in caplog.text
@@ -432,7 +426,7 @@ def test_hanging_bmcs_delay_no_other(certs, tmp_path):
         poller = Poller(meters, 8)
         board = BmcBoard(poller)
         with running(poller):
-            wait_for(lambda: len(values(page_of(board), "jobwatt_meter_power_watts")) == len(good))
+            wait(lambda: len(values(page_of(board), "jobwatt_meter_power_watts")) == len(good))
             worst, until = 0.0, time.monotonic() + 2 * interval_s
             while time.monotonic() < until:
                 read = values(page_of(board), "jobwatt_meter_reading_timestamp_seconds")
@@ -467,7 +461,7 @@ def proxy(tmp_path, bmcs, certs, *arguments, secret=None):
     with log.open("wb") as out:
         process = subprocess.Popen(argv, stderr=out, stdout=out, env=env)
     try:
-        wait_for(lambda: "serves on" in log.read_text() or process.poll() is not None)
+        wait(lambda: "serves on" in log.read_text() or process.poll() is not None)
         port = re.search(r"serves on 127\.0\.0\.1:(\d+)", log.read_text())
         assert port, log.read_text()
         yield process, f"http://127.0.0.1:{port[1]}", log
@@ -487,8 +481,8 @@ def test_the_process_from_start_to_end(certs, tmp_path):
     with Bmc(certs.good, redfishmock.node(410)) as one, Bmc(certs.own) as other:
         bmcs = {"gpu01": one, "gpu02": other}
         with proxy(tmp_path, bmcs, certs) as (process, url, log):
-            wait_for(lambda: len(values(fetched(f"{url}/metrics"), "jobwatt_meter_up")) == 2)
-            wait_for(
+            wait(lambda: len(values(fetched(f"{url}/metrics"), "jobwatt_meter_up")) == 2)
+            wait(
                 lambda: (
                     values(fetched(f"{url}/metrics"), "jobwatt_meter_energy_joules_total").get(
                         "gpu01", 0
@@ -531,7 +525,7 @@ def test_a_hanging_bmc_does_not_hold_up_the_end(certs, tmp_path):
     with Bmc(certs.good) as one, Bmc(certs.good) as stuck:
         stuck.on_request = lambda _: over.wait(60) or True
         with proxy(tmp_path, {"a": one, "b": stuck}, certs) as (process, _, _):
-            wait_for(lambda: one.sessions and stuck.seen)
+            wait(lambda: one.sessions and stuck.seen)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
             assert not one.sessions
@@ -569,7 +563,7 @@ def test_a_nodes_jobwatt_takes_its_row(certs, tmp_path):
         source = remote.Remote(remote.Access(address), "gpu01", NS_PER_S // 4)
         try:
             with running(poller):
-                wait_for(lambda: source.read(full=True).readings)
+                wait(lambda: source.read(full=True).readings)
                 result = source.read(full=True)
                 assert [sample.value for sample in result.samples] == [410]
                 (found,) = result.readings

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import demokit
-from daemon import environment
-from demokit import processes, until
+from daemon import environment, wait
+from demokit import processes
 from jobwatt.demo import lifetime
 from jobwatt.demo.children import ChildError
 
@@ -22,11 +22,11 @@ def test_children_end_with_what_they_started(children, tmp_path):
     mark.touch()
     script = "import signal,subprocess,sys,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); subprocess.Popen(['tail','-f',sys.argv[1]]); print(1,flush=True); time.sleep(99)"
     child = children.start("stubborn", [sys.executable, "-c", script, str(mark)])
-    until(child.log.read_text)
+    wait(child.log.read_text)
     children.kill()
     children.close()
     assert not child.alive
-    until(lambda: not processes(str(mark)))
+    wait(lambda: not processes(str(mark)))
     with pytest.raises(ChildError, match="the demo is ending"):
         children.start("late", ["true"])
 
@@ -41,9 +41,9 @@ def test_children_do_not_outlive_a_killed_demo(tmp_path):
     argv = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env=environment()) as demo:
         demo.stdout.readline()
-        until(lambda: processes(f"tail -f {tmp_path}"))
+        wait(lambda: processes(f"tail -f {tmp_path}"))
         demo.kill()
-    until(lambda: not processes(str(tmp_path)))
+    wait(lambda: not processes(str(tmp_path)))
 
 
 def test_a_child_that_fails_says_what_it_said(children):

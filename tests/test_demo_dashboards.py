@@ -8,7 +8,7 @@ import re
 import pytest
 
 import demokit
-from demokit import until
+from daemon import wait
 from jobwatt.demo import grafana, lifetime, tools, viewer
 from jobwatt.demo.files import dashboards
 
@@ -96,10 +96,10 @@ def test_a_container_goes_at_the_second_signal_too(fake_bin, children, tmp_path)
     one = the_grafana(grafana.Found(str(fake_bin("docker", "exec /bin/sleep 9")), True), tmp_path)
     left.container = one.stop_at_once
     client, calls = one.start(children), tmp_path / "docker.argv"
-    until(calls.exists)
+    wait(calls.exists)
     left.end_at_once()
-    until(lambda: not client.alive)
-    removed = until(lambda: re.findall(r" rm --force (\S+)", calls.read_text()))
+    wait(lambda: not client.alive)
+    removed = wait(lambda: re.findall(r" rm --force (\S+)", calls.read_text()))
     assert removed == [one._name]
 
 

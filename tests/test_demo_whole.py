@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import demostub
-from daemon import command, environment
-from demokit import Client, mail, processes, until
+from daemon import command, environment, wait
+from demokit import Client, mail, processes
 from jobwatt.demo import tools
 from prom import free_port
 
@@ -117,7 +117,7 @@ def test_the_whole_comes_up_and_leaves_only_its_cache(stub, tmp_path):
         status = json.loads(page.text("/status.json"))
         assert {one["name"] for one in status["processes"]} >= {"Prometheus", "Alertmanager"}
         assert status["total"]["rss_bytes"] > 50e6
-        until(lambda: "node is missing" in page.text("/"))  # said once it has been looked for
+        wait(lambda: "node is missing" in page.text("/"))  # said once it has been looked for
         query = "/prometheus/api/v1/query?query=count(up)"
         assert json.loads(page.text(query))["status"] == "success"
         assert demo.end(signal.SIGINT) == 0
@@ -134,7 +134,7 @@ def test_kill_9_leaves_nothing_that_runs(stub, tmp_path):
         ready = demo.ready(180)
         run_dir = Path(ready["run_dir"])
         demo.end(signal.SIGKILL)
-    until(lambda: not processes(str(tmp_path)))
+    wait(lambda: not processes(str(tmp_path)))
     assert run_dir.is_dir()
     with Demo(tmp_path, argv, PATH=path) as demo:
         again = demo.ready(180)
@@ -153,7 +153,7 @@ def test_programs_that_end_are_told_of(stub, tmp_path):
     with Demo(tmp_path, argv, PATH=path) as demo:
         pids = demo.ready(180)["pids"]
         os.kill(pids["Alertmanager"], signal.SIGKILL)
-        until(lambda: "Alertmanager ended by signal 9" in demo.err.read_text())
+        wait(lambda: "Alertmanager ended by signal 9" in demo.err.read_text())
         assert demo.process.poll() is None
         os.kill(pids["Prometheus"], signal.SIGKILL)
         assert demo.process.wait(90) == 1
@@ -168,7 +168,7 @@ def test_it_can_be_ended_while_it_makes_its_history(stub, tmp_path, number):
     """At once, with nothing left and no half history kept."""
     argv, path = stub
     with Demo(tmp_path, [*argv, "--stuck"], PATH=path) as demo:
-        until(lambda: processes(f"{tmp_path}/cache/.making-"))
+        wait(lambda: processes(f"{tmp_path}/cache/.making-"))
         assert demo.end(number) == 0
     assert "Traceback" not in demo.err.read_text()
     assert not demo.left()
@@ -184,9 +184,9 @@ def test_a_second_signal_ends_it_at_once(stub, tmp_path):
         pids = demo.ready(180)["pids"]
         os.kill(pids["Prometheus"], signal.SIGSTOP)  # will not end when asked
         demo.process.send_signal(signal.SIGINT)
-        until(lambda: "ending" in demo.err.read_text())
+        wait(lambda: "ending" in demo.err.read_text())
         assert demo.end(signal.SIGINT) == 130
-    until(lambda: not demo.left())
+    wait(lambda: not demo.left())
 
 
 @pytest.mark.slow
@@ -214,12 +214,12 @@ def test_a_second_signal_ends_a_container_too(stub, tmp_path):
     script = 'case "$1" in run) exec sleep 60;; rm) exec sleep 10;; esac'
     argv, path, calls = with_engine(stub, tmp_path, script)
     with Demo(tmp_path, argv, PATH=f"{path}:/usr/bin:/bin") as demo:
-        until(lambda: calls.exists() and "run --rm" in calls.read_text())
+        wait(lambda: calls.exists() and "run --rm" in calls.read_text())
         demo.process.send_signal(signal.SIGINT)
-        until(lambda: "rm --force" in calls.read_text())
+        wait(lambda: "rm --force" in calls.read_text())
         assert demo.end(signal.SIGINT) == 130
-    until(lambda: calls.read_text().count("rm --force") == 2)
-    until(lambda: not demo.left())
+    wait(lambda: calls.read_text().count("rm --force") == 2)
+    wait(lambda: not demo.left())
 
 
 @pytest.mark.slow
@@ -232,7 +232,7 @@ def test_it_can_listen_elsewhere(stub, tmp_path):
     with Demo(tmp_path, argv, "--listen=::1", PATH=path) as demo:
         ready = demo.ready(180)
         page = Client(ready["page"], "::1")
-        until(lambda: json.loads(page.text("/status.json"))["nodes_up"] == 3)
+        wait(lambda: json.loads(page.text("/status.json"))["nodes_up"] == 3)
         assert Client(ready["alertmanager"], "::1").ask("/-/ready")[0] == 200
         with smtplib.SMTP("127.0.0.1", ready["smtp"], timeout=60) as smtp:
             smtp.sendmail("a@example.org", ["b@example.org"], mail())
@@ -280,13 +280,13 @@ def test_the_demo_as_a_newcomer_sees_it(tmp_path):
         assert value(port, "count(up)", past) == [12]
         assert value(port, "count(count by (instance) (jobwatt_node_power_watts))", past) == [12]
         assert value(port, "jobwatt:cluster_energy_joules:rate5m", past)[0] > 1000
-        until(lambda: json.loads(page.text("/status.json"))["nodes_up"] == 12)
+        wait(lambda: json.loads(page.text("/status.json"))["nodes_up"] == 12)
         link = f"http://127.0.0.1:{ready['page']}/d/jobwatt-job?"
-        mails = until(
+        mails = wait(
             lambda: [m for m in json.loads(page.text("/mails.json")) if link in m["html"]],
             240 - (time.monotonic() - began),
         )
         assert mails[0]["to"][0].endswith("@example.org")
-        until(lambda: "ALERTS" in asked(port, "label/__name__/values"))
+        wait(lambda: "ALERTS" in asked(port, "label/__name__/values"))
         assert demo.end(signal.SIGINT) == 0
     assert not demo.left()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobwatt.central.grid import settings as grid_settings
+from jobwatt.central.grid.intensity import HIGHEST_GRAMS_PER_KWH, KINDS, SCOPES
 from jobwatt.config import ConfigError
 
 RTE = '[[source]]\nkind = "rte"\n'
@@ -38,6 +41,7 @@ PROM = '[[source]]\nkind = "promql"\nurl = "http://p:9090"\nquery = "x"\nscope =
         ('zone = "FR"\n' + RTE + 'url = "ftp://x"', "url must be"),
         ('zone = "FR"\n' + RTE + 'url = "https://user:pw@x"', "does not belong here"),
         ('zone = "FR"\n' + RTE + 'url = "http://x:99999999"', "url must be"),
+        ('zone = "FR"\n' + RTE + 'url = "http://["', "url must be"),
         ('zone = "FR"\n' + RTE + 'name = "a b"', "name:"),
         ('zone = "FR"\n[[source]]\nkind = "electricitymaps"', "token_file is missing"),
         ('zone = "FR"\n[[source]]\nkind = "watttime"\nregion = "x"', "credentials_file is missing"),
@@ -58,12 +62,103 @@ def test_a_wrong_configuration_is_refused(text, match):
 
 
 @given(st.text(max_size=200))
-def test_any_configuration_is_read_or_refused(text):
+def test_any_text_is_read_or_refused(text):
     """Nothing else happens."""
-    try:
+    with contextlib.suppress(ConfigError):
         grid_settings.parse(text)
-    except ConfigError:
-        return
+
+
+WILD = st.recursive(
+    st.one_of(
+        st.text(max_size=20),
+        st.integers(-(10**30), 10**30),
+        st.floats(),
+        st.booleans(),
+        st.sampled_from(["FR", "GB", "1h", "0s", "http://x", "http://[", "http://x:y", "/t", "2024"]),
+    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=3,
+)  # fmt: skip
+FIT = {
+    "kind": st.sampled_from(sorted(grid_settings.SOURCES)),
+    "scope": st.sampled_from(SCOPES),
+    "figure": st.sampled_from(KINDS),
+    "url": st.just("http://p:9090"),
+    "postcode": st.just("OX11"),
+    "grams_per_kwh": st.floats(0, 2000) | st.integers(0, 2000),
+    "year": st.integers(1990, 2200),
+    "query": st.just("x"),
+    "region": st.just("FR"),
+    **dict.fromkeys(("interval", "timeout", "max_age"), st.sampled_from(["1s", "5m", "2h"])),
+    **dict.fromkeys(("ca_file", "token_file", "credentials_file"), st.just("/t")),
+}
+
+
+@st.composite
+def sources(draw, zone):
+    """A source as its kind wants it, with some of what it may have."""
+    kind = draw(FIT["kind"])
+    takes = grid_settings.SOURCES[kind]
+    if takes.countries and zone not in takes.countries:
+        kind, takes = "table", grid_settings.SOURCES["table"]
+    more = () if kind == "table" else ("url", "interval", "timeout", "ca_file")
+    may = sorted({*takes.keys, *more, "max_age"} - {*takes.needs})
+    keys = [*takes.needs, *(key for key in may if draw(st.booleans()))]
+    return {"kind": kind} | {key: draw(FIT[key]) for key in keys}
+
+
+@st.composite
+def configurations(draw):
+    """A tree of the known keys that is right, but for one value or key in most of them."""
+    zone = draw(st.sampled_from(["FR", "GB", "ZZ"]))
+    found = [draw(sources(zone)) | {"name": f"s{n}"} for n in range(draw(st.integers(0, 3)))]
+    tree = {"zone": zone, "source": found}
+    tree |= {key: draw(FIT[key]) for key in ("scope", "figure") if draw(st.booleans())}
+    if draw(st.integers(0, 4)):
+        place = draw(st.sampled_from([tree, *found]))
+        key = draw(st.sampled_from([*place, *FIT]) | st.text(max_size=5))
+        place[key] = draw(WILD)
+    return tree
+
+
+def toml(value):
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{toml(key)} = {toml(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def usable(config):
+    """Each source of a configuration can be told from the others, asked, and its figures classed."""
+    names = [source.name for source in config.sources]
+    assert len(names) == len(set(names)) > 0
+    for source in config.sources:
+        assert (source.scope in SCOPES, source.figure in KINDS) == (True, True)
+        assert source.max_age_s >= 1
+        if source.kind != "table":
+            assert source.url.startswith("http")
+            assert min(source.interval_s, source.timeout_s) >= 1
+        assert 0 <= (source.grams_per_kwh or 0) <= HIGHEST_GRAMS_PER_KWH
+    assert all(note.isprintable() for note in grid_settings.notes(config))
+
+
+@settings(max_examples=400)
+@given(configurations())
+def test_any_configuration_is_read_or_refused(tree):
+    """Whatever the known keys hold is understood and usable, or refused for what it is."""
+    text = "\n".join(f"{toml(key)} = {toml(value)}" for key, value in tree.items())
+    try:
+        config = grid_settings.parse(text)
+    except ConfigError as err:
+        refusal = str(err)
+    else:
+        refusal = ""
+        usable(config)
+    assert "not TOML" not in refusal
 
 
 def test_what_the_operator_is_told():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from prom import Prometheus
 server, secrets = gridkit.server, gridkit.secrets  # fixtures
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool")
+@pytest.mark.prometheus
 def test_promtool_accepts_the_page(server, secrets):
     """No complaint about names, types or help."""
     page = asked(Grid(config(server, secrets, "rte", "electricitymaps"), None))

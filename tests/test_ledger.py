@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from jobwatt import ledger as ledger_module
 from jobwatt.bookrows import Book
 from jobwatt.ledger import MIGRATIONS, Ledger, LedgerBusyError
 from jobwatt.model import NS_PER_S
@@ -75,6 +77,7 @@ def test_begins_from_empty(path, before):
         sqlite3.connect(path).execute("PRAGMA journal_mode = WAL").connection.close()
     ledger = Ledger(path)
     assert ledger.restore("boot") == Book()
+    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (1,)  # no fsync per commit
     ledger.close()
     assert files(path) == ["ledger.db", "ledger.lock"]
     with sqlite3.connect(path) as db:
@@ -330,6 +333,17 @@ def test_one_keeper(path):
     Ledger(path).close()
 
 
+def test_taken_in_between(path, monkeypatch):
+    """Another one came between the look and the lock: refused likewise, and nothing is left open."""
+    first = Ledger(path)
+    monkeypatch.setattr(ledger_module, "_refuse_busy", lambda _: None)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(LedgerBusyError):
+        Ledger(path)
+    assert os.listdir("/proc/self/fd") == before
+    first.close()
+
+
 _WRITER = """
 import sys
 from pathlib import Path
@@ -387,6 +401,42 @@ def test_commit_is_whole_or_not_at_all(path):
     assert pipeline(path).totals == before
 
 
+def test_after_a_commit_that_failed(path):
+    """It is counted once, and the next one that can writes everything."""
+    account, world = worked(path)
+    account.ledger._db.execute("CREATE TRIGGER no BEFORE INSERT ON state BEGIN SELECT RAISE(ABORT, 'no'); END")  # fmt: skip
+    for errors in (1, 2):
+        world.run(1.0, {"7": 0.5})
+        account.push(world.snapshot())
+        assert account.ledger.errors == errors
+    account.ledger._db.execute("DROP TRIGGER no")
+    world.run(1.0, {"7": 0.5})
+    account.push(world.snapshot())
+    assert (account.ledger.fault, account.ledger.errors) == ("", 2)
+    killed(account)
+    assert pipeline(path).totals == account.totals
+
+
+def test_damage_that_cannot_be_moved_aside(path, monkeypatch, caplog):
+    """That is said, totals are kept in memory, and the next commit writes over what could not be read."""
+    account, world = worked(path)
+    account.ledger.close()
+    damage(path, "a row of another kind")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    again = pipeline(path)
+    assert "cannot begin a new ledger" in again.ledger.fault
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    world.run(1.0, {"7": 0.5})
+    again.push(world.snapshot())
+    assert again.ledger.fault == ""
+    again.ledger.close()
+    assert pipeline(path).totals == again.totals
+
+
 @pytest.mark.parametrize("clean", [True, False])
 def test_after_a_reboot(path, clean):
     """Totals go on after a clean stop only; no job and no cursor of the former boot is left."""
@@ -412,14 +462,44 @@ def test_clean_holds_once(path):
 
 def test_the_ledger_is_not_for_everybody(tmp_path):
     """It names users and their jobs: no other user of the node may read it."""
-    ledger = Ledger(tmp_path / "state" / "ledger.db")
+    state = tmp_path / "lib" / "state"
+    ledger = Ledger(state / "ledger.db")
     ledger.restore("boot")
     ledger.commit(Book())
-    modes = {path.name: path.stat().st_mode & 0o007 for path in (tmp_path / "state").iterdir()}
+    modes = {path.name: path.stat().st_mode & 0o007 for path in state.iterdir()}
     ledger.close()
     assert modes
     assert set(modes.values()) == {0}
-    assert (tmp_path / "state").stat().st_mode & 0o007 == 0
+    assert state.stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.parametrize(
+    ("euid", "uid", "mode", "taken"),
+    [
+        (0, 0, 0o750, True),
+        (0, 0, 0o755, True),
+        (0, 0, 0o777, False),
+        (0, 0, 0o1777, True),  # the kernel follows no link of another user there
+        (0, 1, 0o750, False),
+        (0, 54321, 0o1777, False),
+        (54321, 54321, 0o750, True),
+        (54321, 0, 0o755, True),
+        (54321, 1, 0o750, False),
+    ],
+)
+def test_a_directory_of_strangers(tmp_path, monkeypatch, euid, uid, mode, taken):
+    """Where another user could have us write through a link nothing is written, and owner and mode are said."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(mode)
+    os.chown(state, uid, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: euid)
+    ledger = Ledger(state / "ledger.db")
+    ledger.restore("boot")
+    ledger.commit(Book())
+    ledger.close()
+    assert (ledger.fault == "", bool(list(state.iterdir()))) == (taken, taken)
+    assert taken or f"cannot write (it is of uid {uid}, mode {mode:04o})" in ledger.fault
 
 
 def test_a_second_daemon_of_another_user(tmp_path):

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from jobwatt.exposition import View, families
 from jobwatt.idle import Idle
 from jobwatt.ledger import Ledger
-from jobwatt.model import NS_PER_S, Domain, JobMeta, Step
+from jobwatt.model import NS_PER_S, Domain, GpuState, JobMeta, Step
 from jobwatt.pipeline import Pipeline
 from world import DRAM, PACKAGE, WATT, World
 
@@ -77,14 +77,14 @@ def test_idle_is_counted_and_unknown_is_not_idle():
     world, pipeline = World(gpus=1), fresh()
     world.start("7", gpus=[0])
     pipeline.push(world.snapshot())
-    for util, seconds in ((0, 1), (500, 1), (None, 1), (0, 10)):
+    for util, seconds in ((0, 2.5), (500, 1), (None, 1), (0, 10)):
         world.util["GPU-0"] = util
         world.run(seconds)
         totals = pipeline.push(world.snapshot())
     gpu = totals.jobs["n1/7"].gpus["GPU-0"]
-    assert (gpu.idle_ns, gpu.idle_uj, gpu.unknown_ns) == (NS_PER_S, 100 * WATT, 11 * NS_PER_S)
-    assert (gpu.held_ns, gpu.used_ns) == (13 * NS_PER_S, NS_PER_S // 2)
-    assert gpu.energy_uj == 1300 * WATT
+    assert (gpu.idle_ns, gpu.idle_uj, gpu.unknown_ns) == (REGULAR, 250 * WATT, 11 * NS_PER_S)
+    assert (gpu.held_ns, gpu.used_ns) == (REGULAR + 12 * NS_PER_S, NS_PER_S // 2)
+    assert gpu.energy_uj == 1450 * WATT
 
 
 def test_short_job_between_two_samples_is_closed_from_its_root():
@@ -157,7 +157,8 @@ def test_finished_job_lingers_then_goes():
         totals = pipeline.push(world.snapshot())
     assert totals.jobs["n1/7"].ended_s == 1002
     assert totals.jobs["n1/7"].measured_ns == 2 * NS_PER_S
-    world.run(601)
+    world.run(598)
+    assert "n1/7" in pipeline.push(world.snapshot()).jobs
     world.run(1)
     assert "n1/7" not in pipeline.push(world.snapshot()).jobs
 
@@ -389,8 +390,34 @@ def test_a_silent_gpu_is_charged_to_those_who_held_it_meanwhile():
     first, second = (totals.jobs[f"n1/{n}"].energy_uj[Domain.GPU] for n in "12")
     assert first + second == 61 * 400 * WATT
     assert abs(first - 45 * 400 * WATT) <= 400 * WATT
-    assert totals.jobs["n1/1"].gpus["GPU-0"].energy_uj == first
+    gone = totals.jobs["n1/1"]
+    assert (gone.gpus["GPU-0"].energy_uj, gone.gpus["GPU-0"].held_ns) == (first, 46 * NS_PER_S)
+    assert gone.ended_ns == 1046 * NS_PER_S
     assert charged(totals) == totals.node
+
+
+def test_instances_on_one_gpu_share_it():
+    """A GPU of seven slices: by slices and activity between jobs, by slices between the instances of one job."""
+    world, pipeline = World(gpus=1), fresh()
+    slices = {"MIG-a": 3, "MIG-b": 1, "MIG-c": 2}
+    sm = {"MIG-a": 800, "MIG-b": 800, "MIG-c": 500}
+    states = [GpuState("GPU-0", 0, slices=7, mig_enabled=True)]
+    states += [
+        GpuState(u, 0, parent="GPU-0", slices=n, sm_permille=sm[u]) for u, n in slices.items()
+    ]
+    for jobid, held in (("7", ("MIG-a", "MIG-b")), ("8", ("MIG-c",))):
+        world.start(jobid)
+        world.jobs[jobid] = job_with(world.jobs[jobid], gpus={uuid: slices[uuid] for uuid in held})
+    pipeline.push(replace(world.snapshot(), gpus=states))
+    world.run(1, {}, {"GPU-0": 420})
+    totals = pipeline.push(replace(world.snapshot(), gpus=states))
+    one, other = totals.jobs["n1/7"], totals.jobs["n1/8"]
+    assert (one.energy_uj[Domain.GPU], other.energy_uj[Domain.GPU]) == (320 * WATT, 100 * WATT)
+    assert {uuid: gpu.energy_uj for uuid, gpu in one.gpus.items()} == {
+        "MIG-a": 240 * WATT,
+        "MIG-b": 80 * WATT,
+    }
+    assert (one.measured_ns, one.fed_ns["gpu/nvml"]) == (NS_PER_S, NS_PER_S)
 
 
 def test_a_late_comer_does_not_pay_for_the_gap(tmp_path):

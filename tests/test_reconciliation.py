@@ -111,10 +111,11 @@ def test_a_meter_that_comes_and_goes_changes_other_only(away_s):
 
 
 def test_what_fed_each_component_is_told_per_job_and_for_how_long():
-    """RAPL, NVML and the meter feed a job with a GPU; one without a GPU has no time of the GPU's."""
+    """RAPL, NVML and the meter feed a job with a GPU; one without, or with one that nobody reads, has no time of the GPU's."""
     world, pipeline = Walled(), fresh()
     world.start("7", gpus=[0])
     world.start("8")
+    world.start("9", gpus=[5])
     pipeline.push(world.snapshot())
     totals = lived(world, pipeline, 10, {"7": 0.5})
     ten = 10 * NS_PER_S
@@ -124,9 +125,12 @@ def test_what_fed_each_component_is_told_per_job_and_for_how_long():
         "gpu/nvml": ten,
         "other/wattmeter": ten,
     }
-    assert "gpu/nvml" not in totals.jobs["n1/8"].fed_ns
+    for other in ("n1/8", "n1/9"):
+        assert totals.jobs[other].fed_ns.keys() == {"cpu/rapl", "dram/rapl", "other/wattmeter"}
     world.plugged = False
-    lived(world, pipeline, 300, {})
+    totals = lived(world, pipeline, 300, {})
+    assert totals.jobs["n1/7"].fed_ns["other/wattmeter"] == ten + 2 * NS_PER_S  # then it was late
+    assert not pipeline._waiting  # claims wait for components alone
     shown = page(pipeline, world.snapshot())
     assert ("jobwatt_component_info", ("cpu", "rapl", "measured")) in shown
     assert ("jobwatt_component_info", ("other", "wattmeter", "measured")) not in shown

@@ -130,16 +130,31 @@ FORGED = st.sampled_from(["\n", " Extra=", " BootTime=", "\n\n"]).flatmap(
 )
 
 
+LINES = st.one_of(
+    st.text(max_size=80),
+    st.sampled_from(TEXT.splitlines()),
+    st.text(max_size=20).map(lambda name: BARE.replace("gpu07", name)),
+    st.text(max_size=20).map(lambda where: BARE.replace("192.0.2.66", where)),
+    st.text(max_size=20).map(lambda names: f"SwitchName=a Level=0 Nodes={names}"),
+)
+
+
 @rules(deadline=None)
-@given(st.text(max_size=400))
-def test_any_text_is_taken(text):
-    """Nothing that is said makes the parser fail, or give a node without a host name."""
-    for node in gathered(text):
-        assert nodes.host(node.name)
+@given(st.lists(LINES, max_size=6))
+def test_any_text_is_taken(lines):
+    """Nothing that is said makes the parser fail, hides a node's line, or gives a node without a host name."""
+    text = "\n".join([*lines, BARE])
+    sure, doubtful, _ = records.split(text)
+    found, _ = nodes.gathered([*sure, *doubtful], {})
+    assert "gpu07" in {node.name for node in found}
+    for node in found:
+        assert nodes.host(node.name) == node.name
+        assert nodes.host(node.address.strip("[]")) == node.address
     records.units(text)
     records.cluster(text)
-    nodes.gpus(text)
-    assert nodes.host(text) in ("", text) or nodes.host(text).startswith("[")
+    for line in lines:
+        nodes.gpus(line)
+        assert nodes.host(line) in ("", line) or nodes.host(line).startswith("[")
 
 
 @rules(deadline=None)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon import wait
 from prom import Prometheus
 from sdkit import NEWER, PAGE, ROOT
 from slurmcluster import Cluster
@@ -119,7 +120,7 @@ class Discovery:
                 "--web.listen-address=127.0.0.1:0"]  # fmt: skip
         self.log = log
         self.process = subprocess.Popen(argv, env=env_of(cluster), stderr=log.open("wb"))
-        found = until(lambda: re.search(r"http_sd on 127.0.0.1:(\d+)/sd", log.read_text()))
+        found = wait(lambda: re.search(r"http_sd on 127.0.0.1:(\d+)/sd", log.read_text()))
         self.port = int(found[1])
 
     def asks_until(self, check):
@@ -130,19 +131,11 @@ class Discovery:
             time.sleep(0.5)
             return check()
 
-        until(asked)
+        wait(asked)
 
     def get(self, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return answer.read().decode()
-
-
-def until(check, limit_s=90):
-    end_s = time.monotonic() + limit_s
-    while not (found := check()):
-        assert time.monotonic() < end_s, check
-        time.sleep(0.1)
-    return found
 
 
 def up(prometheus, job):
@@ -167,11 +160,11 @@ def test_prometheus_keeps_its_targets_while_slurmctld_is_gone(cluster, tmp_path)
         "off01": "leaf1",
     }
     try:
-        until(out.exists)
+        wait(out.exists)
         assert daemon.get("/sd") == out.read_text()
         jobs = SCRAPES.format(out=out, port=daemon.port)
         with Prometheus(tmp_path / "prometheus", [], jobs=jobs) as prometheus:
-            until(lambda: up(prometheus, "file") == wanted == up(prometheus, "http"))
+            wait(lambda: up(prometheus, "file") == wanted == up(prometheus, "http"))
             shards = prometheus._get("targets")["activeTargets"]
             assert {
                 one["labels"]["shard"] for one in shards if one["labels"]["job"] == "shards"
@@ -181,13 +174,13 @@ def test_prometheus_keeps_its_targets_while_slurmctld_is_gone(cluster, tmp_path)
             try:
                 daemon.asks_until(lambda: 'outcome="unreachable"' in daemon.get("/metrics"))
                 assert out.read_bytes() == before
-                until(lambda: up(prometheus, "file") == wanted == up(prometheus, "http"))
+                wait(lambda: up(prometheus, "file") == wanted == up(prometheus, "http"))
             finally:
                 cluster.start_slurmctld()
             cluster.run("scontrol", "update", "nodename=gpu02", "state=drain", "reason=x")
             drained = '"__meta_slurm_partitions": ",A100,all,", "__meta_slurm_state": "drain"'
             daemon.asks_until(lambda: drained in out.read_text())
-            until(lambda: up(prometheus, "file") == wanted == up(prometheus, "http"))
+            wait(lambda: up(prometheus, "file") == wanted == up(prometheus, "http"))
             with urllib.request.urlopen(f"http://127.0.0.1:{prometheus.port}/metrics") as answer:
                 assert (
                     f'prometheus_sd_file_mtime_seconds{{filename="{out}"}}'

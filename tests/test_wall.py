@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobwatt.model import NS_PER_S, Delta, Device, Domain, Step
-from jobwatt.wall import BELOW_NS, PATIENCE_NS, SILENT_NS, Wall, charged
+from jobwatt.wall import BELOW_NS, PATIENCE_NS, SILENT_NS, Block, Wall, charged, rank
 
 S = NS_PER_S
 J = 10**6
@@ -46,13 +46,91 @@ class Account:
         return sum(other or 0 for other in self.others)
 
 
+def test_an_account_begins_with_nothing():
+    """Nothing seen, nothing owed, nothing lost, no meter."""
+    charge = charged(Wall(), [plain(CPU, 5), plain(GPU, 7)], S, 9 * S)
+    nothing = Block(0, 0, 0)
+    assert charge.wall == Wall(
+        meter="", source="", includes_gpu=True, last_ns=0, host_uj=5, gpu_uj=7, credit_uj=0, due_uj=0,
+        window_ns=0, every_ns=0, lost=False, compared=nothing, block=nothing, latest=nothing, below_ns=0,
+    )  # fmt: skip
+    assert (charge.other_uj, charge.residual_uj, charge.window_ns) == (None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("window_ns", "every_ns", "silent_ns", "late_ns"),
+    [
+        (0, 0, 15 * S, S * 5 // 2),
+        (S, S, 15 * S, S * 5 // 2),
+        (10 * S, 0, 30 * S, 25 * S),
+        (0, 10 * S, 30 * S, 25 * S),
+        (6 * S, 2 * S, 18 * S, 15 * S),
+    ],
+)
+def test_how_long_a_meter_is_waited_for(window_ns, every_ns, silent_ns, late_ns):
+    """Three of its own windows and 15 s at least until another counts; two and a half until OTHER is not known."""
+    wall = Wall("m", last_ns=7, window_ns=window_ns, every_ns=every_ns)
+    for holds, ns in ((wall.speaks, silent_ns), (wall.feeds, late_ns)):
+        assert (holds(7 + ns), holds(8 + ns)) == (True, False)
+    assert (Wall().speaks(0), Wall().feeds(0)) == (False, False)
+    assert BELOW_NS == PATIENCE_NS == 60 * S
+
+
+def test_the_best_meter_first():
+    """By source, then by name; one of an unknown kind last."""
+    meters = [
+        Device(Domain.NODE, f"{n}", s) for n, s in enumerate(("odd", "bmc", "hwmon", "wattmeter"))
+    ]
+    more = Device(Domain.NODE, "0", "wattmeter")
+    assert sorted([*meters, more], key=rank) == [more, *reversed(meters)]
+
+
+@pytest.mark.parametrize(("window_ns", "settled_ns"), [(60 * S, 60 * S), (60 * S + 1, 0)])
+def test_a_window_of_a_minute_is_settled(window_ns, settled_ns):
+    """A longer silence is not: nobody can say who was there."""
+    account = Account()
+    account.step(first(METER))
+    account.step(plain(CPU, 100 * J))
+    charge = account.step(plain(METER, 150 * J, window_ns))
+    assert (charge.window_ns, charge.wall.window_ns, charge.residual_uj) == (
+        settled_ns,
+        settled_ns,
+        0,
+    )
+    assert (charge.wall.compared.dt_ns, charge.wall.below_ns) == (settled_ns, 0)
+
+
+@pytest.mark.parametrize(
+    ("window_ns", "other_uj"),
+    [(S // 2, 50 * J), (3 * S // 2, 50 * J), (3 * S // 2 + 2, 33_333_333)],
+)
+def test_a_window_a_little_longer_than_the_interval(window_ns, other_uj):
+    """Is settled at once; from one and a half intervals on it is spread over the next of its length."""
+    account = Account()
+    account.step(first(METER))
+    account.step(plain(CPU, 100 * J))
+    assert account.step(plain(METER, 150 * J, window_ns)).other_uj == other_uj
+
+
+@pytest.mark.parametrize("credit_uj", [-5, 0, 1, 2])
+def test_what_is_owed_is_charged_though_the_meter_is_gone(credit_uj):
+    """To the last microjoule; nothing owed and nothing heard is not known, rather than 0; another meter inherits no debt."""
+    wall = Wall("wattmeter", "wattmeter", credit_uj=credit_uj)
+    charge = charged(wall, [], S, 100 * S)
+    assert charge.other_uj == (credit_uj if credit_uj > 0 else None)
+    charge = charged(wall, [first(BMC)], S, 100 * S)
+    assert (charge.wall.meter, charge.other_uj) == ("bmc", max(credit_uj, 0))
+    assert (charge.wall.credit_uj, charge.residual_uj, charge.window_ns) == (0, 0, 0)
+
+
 def test_a_meter_read_at_each_sample_is_settled_at_once():
     """What it saw beyond the components is charged in the same interval, to the microjoule."""
     account = Account()
     account.step(plain(CPU, 100 * J), first(METER))
-    for extra in (1, 2_000_003, 0, 77):
+    for extra in (1, 2_000_003, 77, 0):
         assert account.step(plain(CPU, 100 * J), plain(METER, 100 * J + extra)).other_uj == extra
-    assert account.residual_uj == 0
+    assert (account.residual_uj, account.wall.below_ns) == (0, 0)
+    assert account.wall.shown == account.wall.block == Block(400 * J + 2_000_081, 400 * J, 4 * S)
 
 
 def test_a_slow_meter_is_smooth_and_owes_at_most_a_window():

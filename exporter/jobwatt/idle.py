@@ -98,7 +98,9 @@ def _rests(delta: Delta, settled: Settlement, before: Snapshot, now: Snapshot) -
 
 
 def _unused(state: GpuState) -> bool:
-    return not state.processes and (state.busy_permille == 0 or state.processes == ())
+    if state.busy_permille is None:
+        return state.processes == ()
+    return state.busy_permille == 0 and not state.processes  # another container's are not listed
 
 
 def load(path: Path) -> dict[str, int]:

@@ -123,8 +123,6 @@ class Ledger:
         After a reboot there is nothing to take deltas against and no job is left; totals go on only
         if the last daemon stopped in good order (see the module's text for why).
         """
-        if self._db is None:
-            return Book()
         try:
             book, clean = self._read()
         except (
@@ -138,8 +136,6 @@ class Ledger:
 
     def commit(self, book: Book) -> None:
         """Write everything in one transaction; a failure is noted in ``fault`` and tried again next time."""
-        if self.path is None:
-            return
         if self._db is None and not self._reopen():
             return
         try:

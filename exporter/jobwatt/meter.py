@@ -122,8 +122,6 @@ def _could_wrap_unseen(now: Reading, dt_ns: int) -> bool:
 
 
 def _began_again(now: Reading, energy_uj: int, dt_ns: int) -> bool:
-    if not now.wrap_uj:
-        return True
     if not now.max_power_uw:
         return False
     return energy_uj * NS_PER_S > _IMPLAUSIBLE * now.max_power_uw * max(dt_ns, NS_PER_S)

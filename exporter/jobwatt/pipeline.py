@@ -16,8 +16,7 @@ from .interval import Before, settle
 from .meter import ANY_EPOCH, Cursors, measure
 from .model import ESTIMATES
 from .presence import Carry
-from .totals import Totals, applied
-from .wall import Wall
+from .totals import Totals, applied, rebooted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +69,7 @@ class Pipeline:
         """Charge the interval since the last snapshot, commit it, and return the new totals."""
         if self._last is not None and self._last.boot_id != now.boot_id:
             self._last, self._cursors, self._waiting = None, {}, {}
-            self.totals = replace(self.totals, wall=Wall(compared=self.totals.wall.compared))
+            self.totals = replace(rebooted(self.totals), jobs=self.totals.jobs)
         self._forget_estimated(now)
         metered = measure(self._cursors, now.readings, self.regular_ns)
         read = {delta.device.id for delta in metered.booked}

@@ -111,6 +111,8 @@ def rebooted(totals: Totals) -> Totals:
     return replace(
         totals,
         jobs={},
+        node_marks={},
+        owner_marks={},
         wall=Wall(compared=totals.wall.compared),
         fed={key: Fed(fed.ns) for key, fed in totals.fed.items()},
     )

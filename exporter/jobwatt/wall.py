@@ -123,9 +123,9 @@ class Charge:
     """
 
     wall: Wall
-    other_uj: int | None = None
-    residual_uj: int = 0
-    window_ns: int = 0
+    other_uj: int | None
+    residual_uj: int
+    window_ns: int
 
 
 def charged(wall: Wall, deltas: Iterable[Delta], dt_ns: int, t_ns: int) -> Charge:
@@ -200,9 +200,8 @@ def _settled(wall: Wall, reading: Delta, dt_ns: int, t_ns: int) -> tuple[Wall, i
         return replace(anew, below_ns=0), 0, 0
     anew = _compared(anew, Block(reading.energy_uj, parts_uj, reading.dt_ns))
     credit_uj = wall.credit_uj + reading.energy_uj - parts_uj
-    residual_uj = 0
-    if anew.latest.dt_ns:  # before a whole minute is known nobody can say what is much
-        residual_uj = max(-credit_uj - anew.block.parts_uj - anew.latest.parts_uj, 0)
+    # before a first minute is whole all that could be owed is within the block
+    residual_uj = max(-credit_uj - anew.block.parts_uj - anew.latest.parts_uj, 0)
     credit_uj += residual_uj
     settled = replace(anew, credit_uj=credit_uj, due_uj=max(credit_uj, 0), window_ns=reading.dt_ns)
     return settled, residual_uj, reading.dt_ns
