@@ -11,10 +11,12 @@ else
   say "no NVIDIA driver here: the tests marked gpu are left out; the real pynvml runs on tests/shim/nvml"
   left+=("not gpu")
 fi
-for program in mimir thanos; do
+for program in mimir thanos kubernetes; do
   variable=JOBWATT_${program^^}
   if [ -z "${!variable:-}" ]; then
-    say "no $variable: the tests of a real $program are left out; its files are checked without it (docs/storage.md)"
+    page=storage.md
+    [ $program != kubernetes ] || page=kubernetes.md
+    say "no $variable: the tests of a real $program are left out; its files are checked without it (docs/$page)"
     left+=("not $program")
   fi
 done

@@ -34,7 +34,7 @@ from jobwatt.parser import parse
 pytestmark = pytest.mark.npm
 
 # Mounts of the node that nobody else's word may change; the state is the daemon's own.
-READ_ONLY = {"/sys", "/sys/fs/cgroup", "/proc"}
+READ_ONLY = {"/sys/bus", "/sys/class", "/sys/devices", "/sys/fs/cgroup", "/proc"}
 
 
 # --- as Helm and Kubernetes read it -------------------------------------------------------------
@@ -162,6 +162,15 @@ def test_configuration_files_are_what_the_commands_read(tmp_path):
     assert parse_web(web, tmp_path / "web.yml").tls is not None
 
 
+def test_no_mount_of_the_node_has_others_below():
+    """Read-only holds for a mount alone unless the runtime can do more: nothing that has cgroups or debugfs below it."""
+    below = {"/sys/fs/cgroup", "/sys/kernel/debug", "/sys/fs/bpf", "/sys/kernel/tracing", "/sys/kernel/config"}  # fmt: skip
+    for where, spec, _ in everywhere():
+        for volume in spec.get("volumes", []):
+            path = volume.get("hostPath", {}).get("path", "-")
+            assert not [one for one in below if one.startswith(f"{path}/")], where
+
+
 def test_mounts_are_where_the_arguments_look():
     """Every path in an argument is mounted, every mount has its volume, and the node's own trees are read-only."""
     for where, spec, container in everywhere():
@@ -171,7 +180,8 @@ def test_mounts_are_where_the_arguments_look():
         for arg in container.get("args", []):
             path = arg.partition("=")[2]
             if path.startswith("/"):
-                assert any(path == m or path.startswith(m + "/") for m in mounts), (where, arg)
+                places = [path == m or path.startswith(m + "/") or m.startswith(path + "/") for m in mounts]  # fmt: skip
+                assert any(places), (where, arg)
         for mount in mounts.values():
             host = volumes[mount["name"]].get("hostPath")
             if host:
@@ -263,6 +273,16 @@ def test_selectors_find_their_pods_alone():
             assert {labels[name]["app.kubernetes.io/component"] for name in found} == {component}
             if one["kind"] in ("DaemonSet", "Deployment"):
                 assert found == {one["metadata"]["name"]}
+
+
+def test_the_test_pod_finds_a_node():
+    """Where all nodes are a pool's, and so tainted, `helm test` has one to run on."""
+    for scenario in SCENARIOS:
+        objects = rendered(scenario)
+        for pod in of(objects, "Pod"):
+            wanted = [t for one in of(objects, "DaemonSet") for t in one["spec"]["template"]["spec"].get("tolerations", [])]  # fmt: skip
+            assert wanted
+            assert all(t in pod["spec"]["tolerations"] for t in wanted)
 
 
 def test_the_test_pod_tells_ready_from_not(tmp_path):

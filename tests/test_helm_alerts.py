@@ -74,7 +74,8 @@ def email(one):
 
 def times(one):
     return {
-        "name": PREFIX + one["name"],
+        # the operator (0.93) forgets the name of what has no interval, and Alertmanager then takes nothing at all
+        "name": PREFIX + one["name"] if one.get("timeIntervals") else "",
         "time_intervals": [
             {
                 "times": [
@@ -113,7 +114,7 @@ def as_operator(spec, strategy="None"):
                 for r in spec["receivers"]
             ),
         ],
-        "time_intervals": [times(one) for one in spec["muteTimeIntervals"]],
+        "mute_time_intervals": [times(one) for one in spec["muteTimeIntervals"]],
     }
 
 
@@ -204,12 +205,12 @@ def test_nothing_is_lost_on_the_way(spec):
     }
     for ours, theirs in zip(made["receivers"][2:], whole["receivers"], strict=True):
         assert ours["email_configs"] == [{**server, **one} for one in theirs["email_configs"]]
-    (hours, holidays) = made["time_intervals"]
+    (hours, holidays) = made["mute_time_intervals"]
     part = whole["time_intervals"][0]["time_intervals"][0]
     assert {k: v for k, v in hours["time_intervals"][0].items() if v} == {
         key: value for key, value in part.items() if key != "location"
     }
-    assert holidays["time_intervals"] == []
+    assert {k: v for k, v in holidays["time_intervals"][0].items() if v} == {"years": ["2000"]}
 
 
 def shipped(old, new):
@@ -265,7 +266,7 @@ def test_a_sites_holidays_and_regular_expressions_survive(tmp_path):
     (one,) = of(flat(with_config(tmp_path, text).stdout), "AlertmanagerConfig")
     assert operator_says([one]) == (0, "")
     made = as_operator(one["spec"])
-    assert made["time_intervals"][1]["time_intervals"][0] == {
+    assert made["mute_time_intervals"][1]["time_intervals"][0] == {
         "times": [], "weekdays": [], "days_of_month": ["24:31"], "months": ["12"], "years": ["2026"],
     }  # fmt: skip
     assert one["spec"]["route"]["routes"][1]["matchers"] == [

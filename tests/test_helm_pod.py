@@ -47,7 +47,10 @@ def node(tmp_path):
         counter.chmod(0o400)
     state = tmp_path / "state"
     state.mkdir()
-    return {"/sys": made.sys, "/sys/fs/cgroup": made.cgroup, "/var/lib/jobwatt": state}
+    parts = {f"/sys/{part}": made.sys / part for part in ("bus", "class", "devices")}
+    for part in parts.values():
+        part.mkdir(parents=True, exist_ok=True)
+    return {"/sys": made.sys, **parts, "/sys/fs/cgroup": made.cgroup, "/var/lib/jobwatt": state}
 
 
 def pod_of(tmp_path, **values):
@@ -225,7 +228,7 @@ def test_without_root_or_a_group_there_is_no_rapl(tmp_path, node):
     ("script", "privileges", "works"),
     [
         ("touch /probe", {}, False),
-        ("touch /host/sys/probe", {}, False),
+        ("touch /host/sys/class/probe", {}, False),
         ("touch /var/lib/jobwatt/probe /tmp/probe", {}, True),
         ("cat /proc/{pid}/stat /proc/{pid}/cgroup", {}, True),
         ("cat /proc/{pid}/environ", {}, False),

@@ -60,6 +60,13 @@ def test_every_object_of_the_schema_is_closed():
         ({"privileges": {"envs": True}}, "envs"),
         ({"monitor": {"interval": "2m"}}, "monitor.interval"),
         ({"web": {"port": "metrics"}}, "web.port"),
+        ({"web": {"port": 443}}, "web.port"),
+        ({"state": {"hostPath": "/var/lib/../jobwatt"}}, "state.hostPath"),
+        ({"commonLabels": {"team": "a b"}}, "commonLabels.team"),
+        ({"podLabels": {"a/b/c": "d"}}, "podLabels"),
+        ({"podLabels": {"app.kubernetes.io/component": "x"}}, "podLabels"),
+        ({"monitor": {"labels": {"release": "kube prometheus"}}}, "monitor.labels.release"),
+        ({"pools": [{"name": "a", "nvidia": True, "nodeSelector": {"pool": "b c"}}]}, "nodeSelector.pool"),
         ({"grid": {"httpsProxy": "http://me:pass@proxy:3128"}}, "grid.httpsProxy"),
         ({"image": {"repository": ""}}, "image.repository: name the image"),
         ({"privileges": {"root": False, "perf": True}}, "gives an added capability to root alone"),
@@ -99,6 +106,7 @@ def test_notes_say_what_is_left_to_do():
     """What an installation prints names the next commands, and warns of a page that is open to all."""
     said = notes()
     assert "exec ds/demo-jobwatt-gpu -- jobwatt doctor --path.sysfs=/host/sys" in said
+    assert "namespace hpc pod-security.kubernetes.io/enforce=privileged" in said
     assert "asks nobody who they are" in said
     assert "asks nobody who they are" not in notes(web={"certificateSecretName": "tls"})
     assert "configSecret: demo-jobwatt-alertmanager" in notes(alertmanager={"enabled": True})

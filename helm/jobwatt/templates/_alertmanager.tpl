@@ -79,7 +79,7 @@
 {{- toJson $mail -}}
 {{- end -}}
 
-{{/* An AlertmanagerConfig has no time zone, and years from 2000 on. */}}
+{{/* An AlertmanagerConfig has no time zone, and years from 2000 on; the operator forgets the name of an interval without any. */}}
 {{- define "jobwatt.amTimes" -}}
 {{- $parts := list -}}
 {{- range .time_intervals -}}
@@ -105,5 +105,5 @@
 {{- end -}}
 {{- if ne (toString $part.years) "[1970]" }}{{ $parts = append $parts $part }}{{ end -}}
 {{- end -}}
-{{- toJson (dict "name" .name "timeIntervals" $parts) -}}
+{{- toJson (dict "name" .name "timeIntervals" (default (list (dict "years" (list "2000"))) $parts)) -}}
 {{- end -}}
