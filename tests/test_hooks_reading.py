@@ -21,8 +21,6 @@ from jobwatt.slurm.hookrecord import parse
 from jobwatt.slurm.resolve import Resolver
 from jobwatt.slurm.text import is_jobid
 
-PROC = Path("/proc")
-
 
 def test_poll_tells_each_record_once(tmp_path: Path) -> None:
     """New and changed records come once each, oldest first; an unchanged one is silent."""
